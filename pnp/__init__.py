@@ -1,0 +1,61 @@
+"""Differentiable, batched, structure-preserving Poisson-Nernst-Planck cells on torch tensors.
+
+    cell -> grid -> solve -> observe -> plot
+
+Describe an electrolyte and a :class:`Cell`, solve it with :func:`solve_steady`, :func:`solve_transient` or
+:func:`solve_equilibrium`, read observables off the :class:`Solution`, and draw it with `pnp.plotting`.
+"""
+
+from .boundaries import Electrode, Reservoir
+from .cell import Cell
+from .certificate import Certificate
+from .electrolyte import Electrolyte, Species
+from .errors import SolveError, Status, UnderResolvedWarning
+from .grid import Grid
+from .observables import (
+    amounts,
+    charge_density,
+    current_density,
+    debye_length,
+    diffuse_charge,
+    electric_field,
+    free_energy,
+    ion_flux,
+    surface_charge,
+    total_charge,
+)
+from .solution import Solution
+from .solvers.equilibrium import solve_equilibrium
+from .solvers.newton import Newton
+from .solvers.steady import solve_steady
+from .solvers.step_size import StepControl
+from .solvers.transient import solve_transient
+
+__all__ = [
+    "Cell",
+    "Certificate",
+    "Electrode",
+    "Electrolyte",
+    "Grid",
+    "Newton",
+    "Reservoir",
+    "Solution",
+    "SolveError",
+    "Species",
+    "Status",
+    "StepControl",
+    "UnderResolvedWarning",
+    "amounts",
+    "charge_density",
+    "current_density",
+    "debye_length",
+    "diffuse_charge",
+    "electric_field",
+    "free_energy",
+    "ion_flux",
+    "solve_equilibrium",
+    "solve_steady",
+    "solve_transient",
+    "surface_charge",
+    "total_charge",
+]

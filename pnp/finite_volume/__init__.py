@@ -1,0 +1,1 @@
+"""Vertex-centred finite volumes with Scharfetter-Gummel fluxes, in scaled variables."""

@@ -1,0 +1,168 @@
+r"""Nodes on :math:`0 \le x \le L`, uniform or refined towards the boundaries.
+
+A node sits at each end, and one at the ground *b* where the cell has one. The control volume of a node
+reaches to the middle of its two edges. Spacings near a wall are computed from the distance to that wall,
+never as differences of `x`, which would lose the digits that a double layer needs.
+"""
+
+from dataclasses import KW_ONLY, dataclass
+
+import torch
+from torch import Tensor
+
+from .boundaries import Electrode
+from .cell import Cell
+from .quantity import as_quantity
+
+WALL_SPACING = 0.02
+"""Spacing at the wall over the inner Debye length, for 200 nodes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    r"""Positions, edges and control volumes of the nodes of a batch of cells.
+
+    Arguments:
+        nodes: Increasing positions from 0 to the cell's length [m], shape `(*batch, node)`.
+        spacings: Lengths of the edges [m], `(*batch, edge)`; default: differences of `nodes`.
+        ground_node: Index of the node at the ground, None where the cell has none.
+
+    Raises:
+        ValueError: Fewer than three nodes, or positions that do not increase from 0.
+    """
+
+    nodes: Tensor
+    _: KW_ONLY
+    spacings: Tensor | None = None
+    ground_node: int | None = None
+
+    def __post_init__(self) -> None:
+        nodes = as_quantity(self.nodes, "Grid: nodes")
+        if nodes.dim() == 0 or nodes.shape[-1] < 3:
+            raise ValueError(f"Grid: nodes must hold at least 3 positions, got shape {tuple(nodes.shape)}.")
+        spacings = nodes.diff(dim=-1) if self.spacings is None else self.spacings
+        if bool((spacings <= 0).any()) or bool((nodes[..., 0] != 0).any()):
+            raise ValueError("Grid: nodes must start at 0 and increase strictly.")
+        object.__setattr__(self, "nodes", nodes)
+        object.__setattr__(self, "spacings", spacings)
+
+    @property
+    def volumes(self) -> Tensor:
+        """Lengths of the control volumes [m], shape `(*batch, node)`; they sum to the cell's length."""
+        half = self.spacings / 2  # type: ignore[operator]
+        return torch.cat([half[..., :1], half[..., 1:] + half[..., :-1], half[..., -1:]], dim=-1)
+
+    @classmethod
+    def uniform(cls, cell: Cell, nodes: int) -> "Grid":
+        """Equal spacing (on either side of the ground, if there is one).
+
+        Raises ValueError when `nodes` is below 3 (5 with a ground).
+        """
+        return _graded(cell, nodes, None)
+
+    @classmethod
+    def refined(cls, cell: Cell, nodes: int) -> "Grid":
+        r"""Graded by a sinh map towards both ends (and both sides of the ground).
+
+        The spacing at the wall is :math:`0.02\,(200/N)` of the *inner* Debye length
+        :math:`\lambda_D \max(1/\cosh(\Delta\phi/2V_T),\ 2\lambda_D/L)`, the thickness to which a wall
+        with potential drop :math:`\Delta\phi` compresses its double layer. The grading is a constant of the
+        gradients; the positions follow `length` and `ground` differentiably.
+
+        Raises ValueError when `nodes` is below 3 (5 with a ground).
+        """
+        return _graded(cell, nodes, _inner_debye_length(cell))
+
+
+def _graded(cell: Cell, nodes: int, resolved: Tensor | None) -> Grid:
+    least = 3 if cell.ground is None else 5
+    if not isinstance(nodes, int) or nodes < least:
+        raise ValueError(f"Grid: nodes must be an integer of at least {least}, got {nodes!r}.")
+    length = cell.length.to(cell.device)
+    if cell.ground is None:
+        positions, spacings = _segment(length, nodes - 1, resolved, nodes)
+        return Grid(positions, spacings=spacings)
+    ground = cell.ground.to(cell.device)
+    # Half of the edges on either side, wherever the ground lies: both sides carry two double layers, and
+    # an element's grid must not depend on the rest of its batch.
+    edges_left = (nodes - 1) // 2
+    left, spacings_left = _segment(ground, edges_left, resolved, nodes)
+    right, spacings_right = _segment(length - ground, nodes - 1 - edges_left, resolved, nodes)
+    return Grid(
+        _join(left, ground.unsqueeze(-1) + right[..., 1:]),
+        spacings=_join(spacings_left, spacings_right),
+        ground_node=edges_left,
+    )
+
+
+def _join(left: Tensor, right: Tensor) -> Tensor:
+    batch = torch.broadcast_shapes(left.shape[:-1], right.shape[:-1])
+    return torch.cat([left.expand(*batch, -1), right.expand(*batch, -1)], dim=-1)
+
+
+def _segment(length: Tensor, edges: int, resolved: Tensor | None, nodes: int) -> tuple[Tensor, Tensor]:
+    r"""Positions and spacings of one two-sided map, :math:`d(s) = \tfrac{L}{2}\sinh(as)/\sinh a`."""
+    fraction = torch.arange(edges + 1, dtype=torch.float64, device=length.device) * (2.0 / edges)
+    if resolved is None:
+        grading = torch.zeros_like(length.detach())
+    else:
+        spacing = WALL_SPACING * 200 / nodes * resolved
+        grading = _grading((spacing * edges / length.detach()).clamp(max=1.0))
+    a = grading.unsqueeze(-1)
+    # Distances from the nearer end; the right half mirrors the left one.
+    distance = _sinh_ratio(a, torch.minimum(fraction, 2 - fraction)) / 2
+    unit = torch.where(fraction <= 1, distance, 1 - distance)
+    # d(s2) - d(s1) = 2 cosh(a (s1 + s2)/2) sinh(a (s2 - s1)/2) / sinh a has no cancellation; an edge across
+    # the middle is split there.
+    inner, outer = fraction[:-1], fraction[1:]
+    left = _spacing(a, inner.clamp(max=1), outer.clamp(max=1))
+    right = _spacing(a, (2 - outer).clamp(max=1), (2 - inner).clamp(max=1))
+    return unit * length.unsqueeze(-1), (left + right) / 2 * length.unsqueeze(-1)
+
+
+def _sinh_ratio(a: Tensor, s: Tensor) -> Tensor:
+    safe = a.clamp(min=1e-6)
+    return torch.where(a > 1e-6, torch.sinh(safe * s) / torch.sinh(safe), s)
+
+
+def _spacing(a: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
+    safe = a.clamp(min=1e-6)
+    graded = 2 * torch.cosh(safe * (inner + outer) / 2) * torch.sinh(safe * (outer - inner) / 2)
+    return torch.where(a > 1e-6, graded / torch.sinh(safe), outer - inner)
+
+
+def _grading(ratio: Tensor) -> Tensor:
+    r"""Solve :math:`a/\sinh a = r` for :math:`0 < r \le 1` by Newton's method in :math:`\ln`."""
+    target = torch.log(ratio.clamp(min=1e-280))
+    a = torch.where(target > -1, torch.sqrt(-6 * target), 1 - 1.3 * target)
+    for _ in range(50):
+        a = a.clamp(min=1e-9)
+        value = torch.log(a) - (a + torch.log(-torch.expm1(-2 * a) / 2)) - target
+        slope = 1 / a - 1 / torch.tanh(a)
+        step = torch.where(slope != 0, value / torch.where(slope == 0, torch.ones_like(slope), slope), 0.0)
+        a = (a - step).clamp(min=1e-9, max=690.0)
+    return torch.where(ratio >= 1, torch.zeros_like(a), a)
+
+
+def _inner_debye_length(cell: Cell) -> Tensor:
+    with torch.no_grad():
+        outer = cell.electrolyte.debye_length(cell.concentrations).to(cell.device)
+        length = cell.length.to(outer.device)
+        drop = wall_drop(cell) / cell.electrolyte.thermal_voltage.to(outer.device)
+        compressed = torch.exp(-drop / 2) * 2 / (1 + torch.exp(-drop))  # 1/cosh without overflow
+        return outer * torch.maximum(compressed, (2 * outer / length).clamp(max=1.0))
+
+
+def wall_drop(cell: Cell) -> Tensor:
+    """Largest potential difference [V] that a double layer of the cell may have to carry, `(*batch)`.
+
+    Half the applied voltage for two equal layers, the electrode's own potential where a ground or a
+    reservoir holds the other side.
+    """
+    left, right = (side.potential.detach().to(cell.device) for side in (cell.left, cell.right))
+    shared = isinstance(cell.left, Electrode) and isinstance(cell.right, Electrode) and cell.ground is None
+    if shared:
+        return (left - right).abs() / 2
+    if cell.ground is not None:
+        return torch.maximum(left.abs(), right.abs())
+    return (left - right).abs()

@@ -1,0 +1,93 @@
+"""What a solve returns."""
+
+from dataclasses import KW_ONLY, dataclass
+
+import torch
+from torch import Tensor
+
+from .cell import Cell
+from .certificate import Certificate, certify
+from .errors import Status
+from .grid import Grid
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """What a solve cost, per batch element `(*batch)`.
+
+    Attributes:
+        iterations: Newton iterations, over all steps.
+        change: Last relative change of a steady Newton iteration (zero for transients).
+        steps, rejected: Accepted and rejected time steps (zero for steady states).
+        reached: Time that was reached (infinite for a steady state that converged).
+    """
+
+    iterations: Tensor
+    change: Tensor
+    steps: Tensor
+    rejected: Tensor
+    reached: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """Potential and concentrations of a batch of cells, at a steady state or at a row of times.
+
+    Attributes:
+        cell, grid: What was solved, and on which nodes.
+        potential: [V], `(*batch, node)`, or `(*batch, time, node)` of a transient.
+        concentrations: [mol m⁻³], `(*batch, species, node)`, or `(*batch, time, species, node)`.
+        status: :class:`pnp.Status` codes, `(*batch)`; elements that failed hold their last finite state.
+        stats: :class:`Statistics`.
+        expected_amounts: What a closed cell has to keep [mol m⁻²], `(*batch, species)`.
+        times: [s], `(time,)`, None of a steady state.
+    """
+
+    _: KW_ONLY
+    cell: Cell
+    grid: Grid
+    potential: Tensor
+    concentrations: Tensor
+    status: Tensor
+    stats: Statistics
+    expected_amounts: Tensor
+    times: Tensor | None = None
+
+    @property
+    def solved(self) -> Tensor:
+        """Which elements were solved, `(*batch)`."""
+        return self.status == Status.CONVERGED
+
+    @property
+    def positions(self) -> Tensor:
+        """Node positions [m], `(*batch, node)`."""
+        return self.grid.nodes
+
+    def over_time(self, parameter: Tensor, trailing: int = 0) -> Tensor:
+        """A parameter `(*batch, ...)` with `trailing` own axes, ready to meet the states of this solution.
+
+        Inserts the time axis of a transient after the batch axes.
+        """
+        parameter = parameter.to(self.potential.device)
+        if self.times is None or parameter.dim() == trailing:
+            return parameter
+        return parameter.unsqueeze(parameter.dim() - trailing)
+
+    def at(self, index: int) -> "Solution":
+        """One moment of a transient, as a solution without a time axis."""
+        if self.times is None:
+            raise ValueError("at: this solution is a steady state and has no times.")
+        return Solution(
+            cell=self.cell,
+            grid=self.grid,
+            potential=self.potential[..., index, :],
+            concentrations=self.concentrations[..., index, :, :],
+            status=self.status,
+            stats=self.stats,
+            expected_amounts=self.expected_amounts,
+        )
+
+    @torch.no_grad()
+    def check(self) -> Certificate:
+        """Measure how well the solution keeps what every solution must keep."""
+        return certify(self)

@@ -1,0 +1,1 @@
+"""Steady states, transients and equilibria of scaled cells."""

@@ -1,0 +1,109 @@
+"""Newton's method for a batch whose elements converge each on their own."""
+
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from ..scaling import State
+from .linear import Factorisation
+
+KEEP_AT_LEAST = 0.1
+"""No step takes a concentration below this fraction of itself: the method's only safeguard."""
+
+NEGLIGIBLE = 1e-14
+"""Concentrations below this fraction of a species' largest are rounding, not a reason to go on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Newton:
+    """Settings of Newton's method.
+
+    Arguments:
+        max_iterations: Most iterations of one solve.
+        tolerance: Largest change of the potential (in thermal voltages) and relative change of the
+            concentrations in a step that counts as converged. Convergence is quadratic, so what remains
+            after that step is about the square of it.
+
+    Raises:
+        ValueError: `max_iterations` below one or `tolerance` outside (0, 1).
+    """
+
+    max_iterations: int = 60
+    tolerance: float = 1e-8
+
+    def __post_init__(self) -> None:
+        if self.max_iterations < 1:
+            raise ValueError(f"Newton: max_iterations must be at least 1, got {self.max_iterations}.")
+        if not 0 < self.tolerance < 1:
+            raise ValueError(f"Newton: tolerance must be between 0 and 1, got {self.tolerance:g}.")
+
+
+class Problem(Protocol):
+    """Equations for a flat batch of states."""
+
+    def residual(self, state: State) -> tuple[Tensor, Tensor]:
+        """Residual of the species `(B, S, N)` and of Gauss's law `(B, N)`."""
+        ...
+
+    def factorise(self, state: State) -> Factorisation:
+        """The factorised Jacobian at `state`."""
+        ...
+
+    def select(self, elements: Tensor) -> Self:
+        """The same equations for some elements of the batch."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class NewtonResult:
+    """Where the iteration ended: state, whether it converged, iterations and last change, `(B,)` each."""
+
+    state: State
+    converged: Tensor
+    iterations: Tensor
+    change: Tensor
+
+
+@torch.no_grad()
+def newton(problem: Problem, start: State, settings: Newton) -> NewtonResult:
+    """Solve `problem` from `start`; an element that turns non-finite stays at its last finite state."""
+    concentrations, potential = start.concentrations.clone(), start.potential.clone()
+    batch, device = potential.shape[0], potential.device
+    converged = torch.zeros(batch, dtype=torch.bool, device=device)
+    iterations = torch.zeros(batch, dtype=torch.int64, device=device)
+    change = torch.full((batch,), torch.inf, dtype=torch.float64, device=device)
+    active = torch.arange(batch, device=device)
+    current, state = problem, State(concentrations, potential)
+    for _ in range(settings.max_iterations):
+        state, moved, limited = _step(current, state)
+        finite = torch.isfinite(moved)
+        done = finite & ~limited & (moved < settings.tolerance)
+        iterations[active] += 1
+        concentrations[active[finite]] = state.concentrations[finite]
+        potential[active[finite]] = state.potential[finite]
+        change[active] = moved
+        converged[active] = done
+        proceed = torch.nonzero(finite & ~done).squeeze(-1)
+        if proceed.numel() == 0:
+            break
+        if proceed.numel() < active.numel():
+            active, state, current = active[proceed], state.select(proceed), current.select(proceed)
+    return NewtonResult(State(concentrations, potential), converged, iterations, change)
+
+
+def _step(problem: Problem, state: State) -> tuple[State, Tensor, Tensor]:
+    """One limited step: the new state, the largest change and whether the limiter mattered, per element."""
+    update = problem.factorise(state).solve(*problem.residual(state))
+    c = state.concentrations
+    proposed = c - update.concentrations
+    kept = torch.maximum(proposed, KEEP_AT_LEAST * c)
+    floor = NEGLIGIBLE * kept.amax(-1, keepdim=True)
+    relative = ((kept - c).abs() / torch.maximum(kept, floor)).amax((-2, -1))
+    volts = (update.potential.abs() / (1 + state.potential.abs())).amax(-1)
+    limited = ((proposed < KEEP_AT_LEAST * c) & (c > floor)).any(-1).any(-1)
+    # A NaN or an infinity anywhere reaches the sum, also where maximum() would drop it.
+    check = update.concentrations.sum((-2, -1)) + update.potential.sum(-1)
+    moved = torch.where(torch.isfinite(check), torch.maximum(relative, volts), torch.nan)
+    return State(kept, state.potential - update.potential), moved, limited

@@ -1,0 +1,106 @@
+"""Steady states by fully coupled Newton iterations from a cold start."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..cell import Cell
+from ..finite_volume.jacobian import jacobian
+from ..finite_volume.residual import poisson_residual, species_residual
+from ..grid import Grid
+from ..scaling import State, System, scale
+from ..solution import Solution
+from .equilibrium import solve_equilibrium
+from .finish import failed_status, finish, steady_statistics
+from .implicit_gradient import attach_gradient
+from .linear import FEW_SPECIES, Factorisation, PinnedAmounts, factorise
+from .newton import Newton, NewtonResult, newton
+from .start import start_state
+
+DEFAULT_NODES = 200
+
+
+@dataclass(frozen=True, eq=False)
+class SteadyProblem:
+    """Vanishing divergence of every flux, Gauss's law and, in a closed cell, the amounts of the filling."""
+
+    system: System
+
+    def residual(self, state: State) -> tuple[Tensor, Tensor]:
+        """See :class:`~pnp.solvers.newton.Problem`."""
+        species = species_residual(self.system, state)
+        if self.system.is_closed:
+            amounts = (self.system.volumes[:, None, :] * state.concentrations).sum(-1)
+            missing = (amounts - self.system.amounts).unsqueeze(-1)
+            species = species.scatter(-1, _pinned(state).unsqueeze(-1), missing)
+        return species, poisson_residual(self.system, state)
+
+    def factorise(self, state: State) -> Factorisation:
+        """See :class:`~pnp.solvers.newton.Problem`."""
+        matrix = jacobian(self.system, state)
+        return PinnedAmounts(matrix, self.system, _pinned(state)) if self.system.is_closed else factorise(matrix)
+
+    def select(self, elements: Tensor) -> "SteadyProblem":
+        """See :class:`~pnp.solvers.newton.Problem`."""
+        return SteadyProblem(self.system.select(elements))
+
+
+def solve_steady(
+    cell: Cell,
+    grid: Grid | None = None,
+    *,
+    initial: Solution | None = None,
+    throw: bool = True,
+    newton_settings: Newton = Newton(),  # noqa: B008 (frozen)
+) -> Solution:
+    r"""Steady state of a cell: constant ion fluxes, :math:`\nabla\cdot J_i = 0`, and Gauss's law.
+
+    A cell closed at both ends keeps the amounts of its filling. Every batch element iterates and converges
+    on its own. The solution is differentiable with respect to every number of the cell (and to the positions
+    of the grid) by the implicit function theorem, at the cost of one transposed linear solve. Closed cells
+    of more than six species are solved as the equilibria they are (:func:`solve_equilibrium`).
+
+    Arguments:
+        cell: What to solve; batch axes anywhere in it are batch axes of the solution.
+        grid: Default: `Grid.refined(cell, 200)`.
+        initial: A solution on as many nodes to start from; default: the filling and a linear potential.
+        throw: Whether an element that fails raises; otherwise see `solution.status`.
+        newton_settings: Settings of Newton's method.
+
+    Raises:
+        SolveError: `throw` and some element failed; says which, how far they got and what to try.
+        ValueError: `grid` or `initial` do not fit the cell.
+
+    Warns:
+        UnderResolvedWarning: The spacing at a wall exceeds the local Debye length.
+    """
+    grid = Grid.refined(cell, DEFAULT_NODES) if grid is None else grid
+    if cell.is_closed and len(cell.electrolyte.species) > FEW_SPECIES:
+        return solve_equilibrium(cell, grid, initial=initial, throw=throw, newton_settings=newton_settings)
+    system, scales = scale(cell, grid)
+    problem = SteadyProblem(system.detach())
+    result = newton(problem, start_state(problem.system, scales, initial), newton_settings)
+    state = _differentiable(system, result) if system.requires_grad() else result.state
+    return finish(
+        cell, grid, scales, state, failed_status(result.converged, result.change), steady_statistics(result), throw
+    )
+
+
+def _differentiable(system: System, result: NewtonResult) -> State:
+    """Attach implicit gradients to the elements that converged; the others stay constants."""
+    solved = torch.nonzero(result.converged).squeeze(-1)
+    state = result.state.select(solved)
+    problem = SteadyProblem(system.select(solved))
+    with torch.no_grad():
+        factorisation = SteadyProblem(problem.system.detach()).factorise(state)
+    attached = attach_gradient(state, factorisation, problem.residual(state))
+    return State(
+        result.state.concentrations.index_copy(0, solved, attached.concentrations),
+        result.state.potential.index_copy(0, solved, attached.potential),
+    )
+
+
+def _pinned(state: State) -> Tensor:
+    """Most populated node of every species, `(B, S)`."""
+    return state.concentrations.argmax(-1)
