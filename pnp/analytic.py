@@ -74,7 +74,9 @@ def canonical_cell(voltage: float, debye: float) -> CanonicalCell:
     Raises ValueError unless `voltage` and `debye` are positive.
     """
     if voltage <= 0 or debye <= 0:
-        raise ValueError(f"canonical_cell: voltage and debye must be positive, got {voltage:g} and {debye:g}.")
+        raise ValueError(
+            f"canonical_cell: voltage and debye must be positive, got {voltage:g} and {debye:g}."
+        )
     top = np.sinh(voltage / 2)
 
     def excess(log_slope: float) -> float:

@@ -22,7 +22,7 @@ class Electrode:
 
     _: KW_ONLY
     potential: Quantity
-    stern_capacitance: Quantity | None = None
+    stern_capacitance: Quantity = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "potential", as_quantity(self.potential, "Electrode: potential"))
@@ -46,7 +46,7 @@ class Reservoir:
     """
 
     _: KW_ONLY
-    concentrations: Quantity | Mapping[str, Quantity]
+    concentrations: Quantity
     potential: Quantity
 
     def __post_init__(self) -> None:

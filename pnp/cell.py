@@ -1,6 +1,6 @@
 """The electrolytic cell: an electrolyte between two boundaries."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
@@ -40,11 +40,11 @@ class Cell:
     electrolyte: Electrolyte
     _: KW_ONLY
     length: Quantity
-    concentrations: Quantity | Mapping[str, Quantity]
+    concentrations: Quantity
     left: Boundary
     right: Boundary
-    fixed_charge: Quantity | Callable[[Tensor], Tensor] = 0.0
-    ground: Quantity | None = None
+    fixed_charge: Quantity = 0.0
+    ground: Quantity = None
 
     def __post_init__(self) -> None:
         put = object.__setattr__

@@ -74,7 +74,9 @@ def certify(solution: "Solution") -> Certificate:
     inside = observables.total_charge(solution)
     gauss = (surface.left + surface.right + surface.ground + inside) / _charge_scale(solution, surface)
     flux = torch.zeros_like(smallest) if time else worst(_flux_spread(solution), 1)
-    return Certificate(smallest, amount_error, worst(gauss, time), flux, worst(_wall_spacing(solution), 1 + time))
+    return Certificate(
+        smallest, amount_error, worst(gauss, time), flux, worst(_wall_spacing(solution), 1 + time)
+    )
 
 
 def _charge_scale(solution: "Solution", surface: "SurfaceCharge") -> Tensor:

@@ -167,6 +167,8 @@ def _stack(values: list, name: str) -> Tensor:
     broadcast_batch(**{f"{name} of species {i}": value.shape for i, value in enumerate(values)})
     devices = {value.device for value in values if value.dim()}
     if len(devices) > 1:
-        raise ValueError(f"Electrolyte: {name} of the species lie on several devices: {sorted(map(str, devices))}.")
+        raise ValueError(
+            f"Electrolyte: {name} of the species lie on several devices: {sorted(map(str, devices))}."
+        )
     device = devices.pop() if devices else values[0].device
     return torch.stack(torch.broadcast_tensors(*(value.to(device) for value in values)), dim=-1)

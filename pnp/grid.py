@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .boundaries import Electrode
 from .cell import Cell
-from .quantity import as_quantity
+from .quantity import Quantity, as_quantity
 
 WALL_SPACING = 0.02
 """Spacing at the wall over the inner Debye length, for 200 nodes."""
@@ -33,7 +33,7 @@ class Grid:
 
     nodes: Tensor
     _: KW_ONLY
-    spacings: Tensor | None = None
+    spacings: Quantity = None
     ground_node: int | None = None
 
     def __post_init__(self) -> None:
@@ -49,7 +49,7 @@ class Grid:
     @property
     def volumes(self) -> Tensor:
         """Lengths of the control volumes [m], shape `(*batch, node)`; they sum to the cell's length."""
-        half = self.spacings / 2  # type: ignore[operator]
+        half = self.spacings / 2
         return torch.cat([half[..., :1], half[..., 1:] + half[..., :-1], half[..., -1:]], dim=-1)
 
     @classmethod

@@ -4,6 +4,8 @@ Near zero the quotient cancels, so a series takes over; its derivative cancels t
 formula of its own. Both are evaluated at :math:`|x|` and reflected, :math:`B(-x) = B(x) + x`.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -58,11 +60,11 @@ class _Bernoulli(torch.autograd.Function):
     """Value with the accurate derivative; autograd through the quotient loses up to 12 digits near zero."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         return _value(x)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:  # type: ignore[override]
-        (x,) = ctx.saved_tensors  # type: ignore[attr-defined]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
         return grad * bernoulli_derivative(x)

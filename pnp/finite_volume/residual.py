@@ -67,10 +67,9 @@ def poisson_residual(system: System, state: State) -> Tensor:
     residual = gauss_defect(system, state)
     for node, end in ((0, system.left), (-1, system.right)):
         excess = state.potential[:, node] - end.potential
-        if end.holds_potential:
-            residual = _replace(residual, node, excess)
-        else:
-            residual = _replace(residual, node, residual[:, node] + end.stern_capacitance * excess)
+        if end.stern_capacitance is not None:
+            excess = residual[:, node] + end.stern_capacitance * excess
+        residual = _replace(residual, node, excess)
     if system.ground_node is not None:
         residual = _replace(residual, system.ground_node, state.potential[:, system.ground_node])
     return residual

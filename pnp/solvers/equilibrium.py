@@ -71,7 +71,9 @@ def solve_equilibrium(
     start = laplace_potential(fixed)
     if initial is not None:
         check_initial(initial, fixed)
-        start = _held_to(fixed, scales.to_scaled(initial.concentrations, initial.potential).potential.detach())
+        start = _held_to(
+            fixed, scales.to_scaled(initial.concentrations, initial.potential).potential.detach()
+        )
     result = _minimise(fixed, start, newton_settings)
     state = result.state
     if system.requires_grad():
@@ -118,7 +120,9 @@ def _curvature(system: System, concentrations: Tensor) -> _Curvature:
     share = system.volumes[:, None, :] * concentrations
     charge = system.valences[:, :, None] ** 2 * share
     shared = torch.einsum("bsn,bsm->bnm", charge / system.amounts[..., None], share)
-    matrix = (poisson_matrix(system).dense() + torch.diag_embed(charge.sum(1)) - shared) * free * free[:, None]
+    matrix = (
+        (poisson_matrix(system).dense() + torch.diag_embed(charge.sum(1)) - shared) * free * free[:, None]
+    )
     return _Curvature(torch.linalg.cholesky_ex(matrix + torch.diag(1 - free)).L, free)
 
 
@@ -172,9 +176,9 @@ def _differentiable(system: System, result: NewtonResult) -> State:
     part, state = system.select(solved), result.state.select(solved)
     with torch.no_grad():
         curvature = _curvature(part.detach(), state.concentrations)
-    at_rest = State(boltzmann(part, state.potential), state.potential)
-    step = curvature.solve(poisson_residual(part, at_rest))
-    potential = _held_to(part, state.potential) - (step - step.detach())
+    held = _held_to(part, state.potential)
+    step = curvature.solve(poisson_residual(part, State(boltzmann(part, held), held)))
+    potential = held - (step - step.detach())
     return State(
         result.state.concentrations.index_copy(0, solved, boltzmann(part, potential)),
         result.state.potential.index_copy(0, solved, potential),

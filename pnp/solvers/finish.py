@@ -75,10 +75,9 @@ def report(solution: Solution, throw: bool) -> None:
 def _failure_text(solution: Solution) -> str:
     stats, batch = solution.stats, solution.status.shape
     drops = wall_drop(solution.cell) / solution.cell.electrolyte.thermal_voltage.to(solution.cell.device)
-    drops = drops.expand(batch).reshape(-1).tolist()
     transient = solution.times is not None
     progress = []
-    for index, drop in enumerate(drops):
+    for index, drop in enumerate(drops.expand(batch).reshape(-1).tolist()):
         iterations = int(stats.iterations.reshape(-1)[index])
         detail = (
             f"reached t = {stats.reached.reshape(-1)[index].item():.3g} in "

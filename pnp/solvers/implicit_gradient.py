@@ -4,8 +4,8 @@ At a solution :math:`R(u, p) = 0`, one more Newton step with the Jacobian held c
 
 .. math:: u(p) = u^* - J^{-1} R(u^*, p),
 
-has the value :math:`u^*` and the exact derivative :math:`-J^{-1}\,\partial R/\partial p`; in reverse mode that
-is one transposed solve. The iteration itself is not recorded, so memory does not grow with it. Second
+has the value :math:`u^*` and the exact derivative :math:`-J^{-1}\,\partial R/\partial p`; in reverse mode
+that is one transposed solve. The iteration itself is not recorded, so memory does not grow with it. Second
 derivatives are not exact, because J is a constant here.
 """
 

@@ -39,7 +39,9 @@ class SteadyProblem:
     def factorise(self, state: State) -> Factorisation:
         """See :class:`~pnp.solvers.newton.Problem`."""
         matrix = jacobian(self.system, state)
-        return PinnedAmounts(matrix, self.system, _pinned(state)) if self.system.is_closed else factorise(matrix)
+        return (
+            PinnedAmounts(matrix, self.system, _pinned(state)) if self.system.is_closed else factorise(matrix)
+        )
 
     def select(self, elements: Tensor) -> "SteadyProblem":
         """See :class:`~pnp.solvers.newton.Problem`."""
@@ -83,7 +85,13 @@ def solve_steady(
     result = newton(problem, start_state(problem.system, scales, initial), newton_settings)
     state = _differentiable(system, result) if system.requires_grad() else result.state
     return finish(
-        cell, grid, scales, state, failed_status(result.converged, result.change), steady_statistics(result), throw
+        cell,
+        grid,
+        scales,
+        state,
+        failed_status(result.converged, result.change),
+        steady_statistics(result),
+        throw,
     )
 
 

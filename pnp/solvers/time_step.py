@@ -8,7 +8,8 @@ positive for any step: it takes the first step after a jump, and a step whose TR
 solution.
 
 References:
-    Bank et al., IEEE Trans. Electron Devices 32, 1992 (1985); Hosea & Shampine, Appl. Numer. Math. 20, 21 (1996).
+    Bank et al., IEEE Trans. Electron Devices 32, 1992 (1985);
+    Hosea & Shampine, Appl. Numer. Math. 20, 21 (1996).
 """
 
 import math

@@ -235,17 +235,17 @@ def _next_step(
     factor = control.factor(torch.where(failed, 1.0, norm), order)
     proposed = step * factor
     # A step cut short to land on an output time does not hold back the next one.
-    proposed = torch.where(accepted, torch.maximum(proposed, torch.where(factor >= 1, front.step, 0.0)), proposed)
-    # TR-BDF2 without a positive solution: the same step by backward Euler; should that fail too, a shorter one.
+    proposed = torch.where(
+        accepted, torch.maximum(proposed, torch.where(factor >= 1, front.step, 0.0)), proposed
+    )
+    # TR-BDF2 without a positive solution: the same step by backward Euler; if that fails too, a shorter one.
     retry = failed & ~front.euler
     proposed = torch.where(retry, step, torch.where(failed, step * control.shrink, proposed))
     euler = torch.where(accepted, False, torch.where(failed, True, front.euler))
     return replace(front, step=proposed, euler=euler)
 
 
-def _give_up(
-    run: _Run, front: _Front, elements: Tensor, control: StepControl
-) -> tuple[Tensor, _Front]:
+def _give_up(run: _Run, front: _Front, elements: Tensor, control: StepControl) -> tuple[Tensor, _Front]:
     """Keep the elements that have further to go; give those that cannot their status and last state."""
     unfinished = front.reached < front.outputs.shape[1]
     tiny = front.step < SMALLEST_STEP * torch.maximum(front.time, front.step.new_tensor(1e-6))

@@ -1,0 +1,191 @@
+"""Figures of solutions. Every function draws on `ax` (or on new axes) and returns the axes it drew on.
+
+Matplotlib is imported when a figure is drawn. Cations are vermilion, anions blue, the potential black and the
+ground green in every figure.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from .observables import current_density
+from .solution import Solution
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+CATION, ANION, NEUTRAL, POTENTIAL, GROUND = "#D55E00", "#0072B2", "#999999", "#222222", "#009E73"
+
+
+class Unit(NamedTuple):
+    """A label, and what to multiply SI (or dimensionless) values with to get there."""
+
+    label: str
+    factor: float
+
+
+def plot_profiles(
+    solution: Solution,
+    *,
+    moments: Sequence[int] | None = None,
+    element: int = 0,
+    log: bool = False,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Concentrations of all species and the potential (right-hand axis) over the cell.
+
+    Arguments:
+        solution: A steady state or a transient.
+        moments: Indices of the times to draw, pale to dark; default: the last.
+        element: Which element of a flattened batch.
+        log: Logarithmic concentrations.
+        ax: Where to draw.
+    """
+    ax = _axes(ax)
+    x, concentrations, potential = _profiles(solution, element)
+    length, volts, content = units(solution)
+    chosen = [len(potential) - 1] if moments is None else list(moments)
+    twin = ax.twinx()
+    for rank, index in enumerate(chosen):
+        alpha = 0.25 + 0.75 * (rank + 1) / len(chosen)
+        for name, color, profile in zip(
+            solution.cell.electrolyte.names, species_colors(solution), concentrations[index], strict=True
+        ):
+            label = name if rank == len(chosen) - 1 else None
+            ax.plot(x * length.factor, profile * content.factor, color=color, alpha=alpha, label=label)
+        label = "potential" if rank == len(chosen) - 1 else None
+        twin.plot(
+            x * length.factor,
+            potential[index] * volts.factor,
+            "--",
+            color=POTENTIAL,
+            alpha=alpha,
+            label=label,
+        )
+    if log:
+        ax.set_yscale("log")
+    ax.set_xlabel(f"position ({length.label})")
+    ax.set_ylabel(f"concentration ({content.label})")
+    twin.set_ylabel(f"potential ({volts.label})")
+    ax.set_xlim(x[0] * length.factor, x[-1] * length.factor)
+    handles = [*ax.get_lines(), *twin.get_lines()]
+    named = [line for line in handles if not str(line.get_label()).startswith("_")]
+    twin.legend(named, [str(line.get_label()) for line in named], loc="upper center", frameon=False, ncols=3)
+    # Room for the legend above the curves.
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high**1.3 / low**0.3 if log else high + 0.15 * (high - low))
+    low, high = twin.get_ylim()
+    twin.set_ylim(low, high + 0.15 * (high - low))
+    return ax
+
+
+def plot_space_time(
+    solution: Solution, species: int | str = 0, *, element: int = 0, ax: "Axes | None" = None
+) -> "Axes":
+    """Concentration of one species over position and (logarithmic) time.
+
+    Raises ValueError for a steady state, or a species the electrolyte does not have.
+    """
+    _need_times(solution, "plot_space_time")
+    from matplotlib.colors import LogNorm
+
+    names = solution.cell.electrolyte.names
+    if species not in names and species not in range(len(names)):
+        raise ValueError(
+            f"plot_space_time: species must be one of {list(names)} or an index, got {species!r}."
+        )
+    index = names.index(species) if isinstance(species, str) else species
+    ax = _axes(ax)
+    x, concentrations, _ = _profiles(solution, element)
+    length, _, content = units(solution)
+    times, unit = _times(solution)
+    positive = times > 0
+    values = concentrations[positive, index] * content.factor
+    norm = LogNorm(values.min(), values.max()) if values.max() > 30 * values.min() else None
+    mesh = ax.pcolormesh(
+        x * length.factor,
+        times[positive],
+        values,
+        norm=norm,
+        cmap="cividis",
+        shading="gouraud",
+        rasterized=True,
+    )
+    ax.set_yscale("log")
+    ax.set_xlabel(f"position ({length.label})")
+    ax.set_ylabel(f"time ({unit})")
+    bar = ax.figure.colorbar(mesh, ax=ax)
+    bar.set_label(f"{names[index]} ({content.label})")
+    return ax
+
+
+def plot_current(solution: Solution, *, element: int = 0, ax: "Axes | None" = None) -> "Axes":
+    """Current density through the left electrode over time, both logarithmic.
+
+    Raises ValueError for a steady state.
+    """
+    _need_times(solution, "plot_current")
+    ax = _axes(ax)
+    times, unit = _times(solution)
+    current = current_density(solution)[..., 0].detach().reshape(-1, len(times))[element].abs().cpu().numpy()
+    positive = times > 0
+    ax.loglog(times[positive], current[positive], color=POTENTIAL)
+    ax.set_xlabel(f"time ({unit})")
+    # What rounding leaves of a current that has died away is not worth decades of axis.
+    ax.set_ylim(max(current[positive].min() / 2, current.max() * 1e-7), current.max() * 3)
+    label = "F D c / L" if solution.cell.electrolyte.is_dimensionless else "A m⁻²"
+    ax.set_ylabel(f"current density ({label})")
+    return ax
+
+
+def units(solution: Solution) -> tuple[Unit, Unit, Unit]:
+    """Units of length, potential and concentration that suit the cell."""
+    if solution.cell.electrolyte.is_dimensionless:
+        return Unit("L", 1.0), Unit("thermal voltages", 1.0), Unit("c₀", 1.0)
+    length = float(solution.grid.nodes.detach().max())
+    steps = (Unit("nm", 1e9), Unit("µm", 1e6), Unit("mm", 1e3))
+    suitable = [unit for unit in steps if length * unit.factor < 1e3]
+    return (suitable or [Unit("m", 1.0)])[0], Unit("mV", 1e3), Unit("mM", 1.0)
+
+
+def species_colors(solution: Solution) -> list[str]:
+    """Vermilion for cations, blue for anions, grey for what is neutral."""
+    valences = solution.cell.electrolyte.valences.detach()
+    mean = valences.reshape(-1, valences.shape[-1]).mean(0).tolist()
+    return [CATION if z > 0 else ANION if z < 0 else NEUTRAL for z in mean]
+
+
+def _profiles(solution: Solution, element: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions `(node)`, concentrations `(time, species, node)` and potential `(time, node)`."""
+    nodes = solution.potential.shape[-1]
+    moments = 1 if solution.times is None else len(solution.times)
+    batch = solution.status.shape
+    x = solution.grid.nodes.detach().expand((*batch, nodes)).reshape(-1, nodes)[element]
+    potential = solution.potential.detach().reshape(-1, moments, nodes)[element]
+    species = solution.concentrations.shape[-2]
+    concentrations = solution.concentrations.detach().reshape(-1, moments, species, nodes)[element]
+    return x.cpu().numpy(), concentrations.cpu().numpy(), potential.cpu().numpy()
+
+
+def _times(solution: Solution) -> tuple[np.ndarray, str]:
+    times = torch.as_tensor(solution.times).detach().cpu().numpy()
+    if solution.cell.electrolyte.is_dimensionless:
+        return times, "L² / D"
+    steps = (Unit("s", 1.0), Unit("ms", 1e3), Unit("µs", 1e6), Unit("ns", 1e9))
+    unit = next((unit for unit in steps if times.max() * unit.factor >= 1), steps[-1])
+    return times * unit.factor, unit.label
+
+
+def _need_times(solution: Solution, who: str) -> None:
+    if solution.times is None:
+        raise ValueError(f"{who}: the solution is a steady state; it needs a transient.")
+
+
+def _axes(ax: "Axes | None") -> "Axes":
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot
+
+    return pyplot.subplots(figsize=(6.0, 3.6), layout="constrained")[1]
