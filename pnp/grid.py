@@ -102,7 +102,7 @@ def _join(left: Tensor, right: Tensor) -> Tensor:
 
 def _segment(length: Tensor, edges: int, resolved: Tensor | None, nodes: int) -> tuple[Tensor, Tensor]:
     r"""Positions and spacings of one two-sided map, :math:`d(s) = \tfrac{L}{2}\sinh(as)/\sinh a`."""
-    fraction = torch.arange(edges + 1, dtype=torch.float64, device=length.device) * (2.0 / edges)
+    fraction = torch.arange(edges + 1, dtype=torch.float64, device=length.device) * 2.0 / edges
     if resolved is None:
         grading = torch.zeros_like(length.detach())
     else:

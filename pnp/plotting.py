@@ -122,7 +122,7 @@ def plot_space_time(
 
 
 def plot_current(solution: Solution, *, element: int = 0, ax: "Axes | None" = None) -> "Axes":
-    """Current density through the left electrode over time, both logarithmic.
+    """Magnitude of the current density through the left electrode over time, both logarithmic.
 
     Raises ValueError for a steady state.
     """

@@ -141,8 +141,9 @@ def scale(cell: Cell, grid: Grid) -> tuple[System, Scales]:
     """Scaled equations of `cell` on `grid`, and the units they are in.
 
     Raises ValueError when the batch axes of cell and grid do not broadcast, when the grid does not end at
-    the cell's length, or when cell and grid do not agree on a ground.
+    the cell's length, when cell and grid do not agree on a ground, or when a species has a diameter.
     """
+    _check_point_ions(cell)
     batch = broadcast_batch(cell=cell.batch_shape, grid=grid.nodes.shape[:-1])
     _check_grid(cell, grid)
 
@@ -152,7 +153,8 @@ def scale(cell: Cell, grid: Grid) -> tuple[System, Scales]:
         return tensor.expand((*batch, *shape)).reshape((-1, *shape))
 
     electrolyte = cell.electrolyte
-    length, potential = flat(cell.length), flat(electrolyte.thermal_voltage)
+    # A unit is no variable: with it, times in units of L²/D would depend on the length.
+    length, potential = flat(cell.length).detach(), flat(electrolyte.thermal_voltage)
     filling, diffusivities = flat(cell.concentrations, 1), flat(electrolyte.diffusivities, 1)
     concentration = filling.detach().amax(-1)
     diffusivity = diffusivities.detach().amax(-1)
@@ -180,6 +182,15 @@ def scale(cell: Cell, grid: Grid) -> tuple[System, Scales]:
         ground_node=grid.ground_node,
     )
     return system, Scales(length, concentration, potential, diffusivity, batch)
+
+
+def _check_point_ions(cell: Cell) -> None:
+    for species in cell.electrolyte.species:
+        if bool((species.diameter != 0).any()):
+            raise ValueError(
+                f"Species({species.name!r}): diameter must be 0, got {species.diameter.max().item():g}; "
+                "this version solves for point ions only."
+            )
 
 
 def _check_grid(cell: Cell, grid: Grid) -> None:

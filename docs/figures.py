@@ -1,0 +1,36 @@
+"""Make the figures of the pages: python docs/figures.py."""
+
+from pathlib import Path
+
+import matplotlib
+import torch
+
+import fusion
+import pnp
+from fusion.demo import canonical_cell
+from fusion.plotting import plot_migration
+from pnp.plotting import plot_profiles
+
+IMAGES = Path(__file__).parent / "images"
+
+
+def overview() -> None:
+    """The picture of the README: ions in a cell, and feature channels in a cell."""
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 3.9), layout="constrained")
+    times = torch.tensor([0.0, 3e-7, 1.5e-6, 1e-4])
+    charging = pnp.solve_transient(canonical_cell(), times=times)
+    plot_profiles(charging, moments=range(len(times)), log=True, ax=left)
+    left.set_title("ions in an electrolytic cell: 1 mM salt at ±100 mV")
+    features = fusion.digits_two_views()
+    channels = fusion.dissociate(features.modalities).channels["pixels"]
+    plot_migration(channels, ax=right)
+    right.set_title("channels of a modality as ions in a cell")
+    figure.savefig(IMAGES / "overview.png", dpi=110)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    matplotlib.use("agg")
+    overview()

@@ -1,0 +1,214 @@
+"""The command line: python -m fusion train | evaluate | compare | migrate | demo."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # torch takes seconds to import, and --help should not
+    from .evaluation import Scores
+    from .features import Features
+    from .recipe import Recipe
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; 0 if it went well, 2 if the user can do something about what went wrong."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        print(f"fusion {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"fusion {options.command}: interrupted.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m fusion", description="Fuse features of several modalities."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (_add_train, _add_evaluate, _add_compare, _add_migrate, _add_demo):
+        add(commands)
+    return parser
+
+
+def _add_train(commands: Any) -> None:
+    command = commands.add_parser(
+        "train",
+        help="train a fusion layer on a feature file",
+        description="Train a layer and a head; the same command again resumes what was interrupted.",
+    )
+    _add_features(command)
+    command.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder of the run")
+    command.add_argument(
+        "--layer", default="gmf", metavar="NAME", help="gmf, cell, concat, sum, late (default: %(default)s)"
+    )
+    command.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    _add_recipe(command)
+    command.set_defaults(run=_train)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from .evaluation import evaluate
+    from .training import train
+
+    features = _features(options)
+    run = train(options.layer, features, recipe=_recipe(options), seed=options.seed, out=options.out)
+    print(f"{run.layer}: {run.parameters:,} parameters, {len(run.history)} epochs, saved in {options.out}")
+    if features.with_split(options.seed).has("test"):
+        print(_table(evaluate(run, features)))
+
+
+def _add_evaluate(commands: Any) -> None:
+    command = commands.add_parser(
+        "evaluate",
+        help="score a trained run with all modalities and with some missing",
+        description="Score a run with all modalities, without each, and (of three or more) with each alone.",
+    )
+    command.add_argument("folder", type=Path, metavar="RUN", help="folder of the run")
+    _add_features(command, choose=False)
+    command.add_argument(
+        "--part", default="test", metavar="PART", help="test, validation, train or all (default: %(default)s)"
+    )
+    command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    command.set_defaults(run=_evaluate)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from .evaluation import evaluate
+    from .run import load_run
+
+    run = load_run(options.folder)
+    features = _features(options, list(run.dims))
+    run.model.to(features.device)
+    scores = evaluate(run, features, part=options.part)
+    print(json.dumps(scores, indent=1) if options.json else _table(scores))
+
+
+def _add_compare(commands: Any) -> None:
+    command = commands.add_parser(
+        "compare",
+        help="train and score several layers over several seeds",
+        description="Train every layer with several seeds under one recipe; a table of means and deviations.",
+    )
+    _add_features(command)
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for table and JSON")
+    command.add_argument("--layers", type=_names, metavar="A,B", help="default: all")
+    command.add_argument("--seeds", type=int, default=5, help="default: %(default)s")
+    _add_recipe(command)
+    command.set_defaults(run=_compare)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from .comparison import compare
+
+    found = compare(_features(options), options.layers, recipe=_recipe(options), seeds=options.seeds)
+    found.save(options.out)
+    print(found.table(), end="")
+
+
+def _add_migrate(commands: Any) -> None:
+    command = commands.add_parser(
+        "migrate",
+        help="watch the channels of every modality migrate as ions",
+        description="Dissociate the features, without training, and draw how their channels migrate.",
+    )
+    _add_features(command)
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the pictures")
+    command.set_defaults(run=_migrate)
+
+
+def _migrate(options: argparse.Namespace) -> None:
+    from .demo import draw_migration
+    from .subspaces import dissociate
+
+    subspaces = dissociate(_features(options).pooled().modalities)
+    print(subspaces)
+    for shown in draw_migration(subspaces, options.out):
+        print(shown.path)
+
+
+def _add_demo(commands: Any) -> None:
+    command = commands.add_parser(
+        "demo",
+        help="a cell charges, two views migrate, layers are compared; figures and a report",
+        description="The main job on the handwritten digits of scikit-learn: figures and report.html.",
+    )
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the report")
+    command.add_argument("--seeds", type=int, default=5, help="default: %(default)s")
+    command.set_defaults(run=_demo)
+
+
+def _demo(options: argparse.Namespace) -> None:
+    import torch
+
+    from .demo import demo
+
+    # Tensors are small here; more threads would only wait for each other.
+    torch.set_num_threads(1)
+    demo(options.out, seeds=options.seeds)
+
+
+def _add_features(command: argparse.ArgumentParser, choose: bool = True) -> None:
+    command.add_argument("features", type=Path, metavar="FEATURES", help=".npz or .safetensors file")
+    if choose:
+        command.add_argument(
+            "--modalities", type=_names, metavar="A,B", help="which, in this order; default: all"
+        )
+    command.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: %(default)s)")
+
+
+def _add_recipe(command: argparse.ArgumentParser) -> None:
+    recipe = command.add_argument_group("recipe")
+    recipe.add_argument("--epochs", type=int)
+    recipe.add_argument("--batch-size", type=int)
+    recipe.add_argument("--learning-rate", type=float)
+    recipe.add_argument("--paper", action="store_true", help="train as the GMF paper did")
+    for name, what in (
+        ("standardise", "features are not scaled"),
+        ("random-subsets", "no step sees random subsets of the modalities"),
+        ("each-alone", "no step sees a modality alone"),
+    ):
+        option = name.replace("-", "_")
+        recipe.add_argument(f"--no-{name}", dest=option, action="store_const", const=False, help=what)
+
+
+def _recipe(options: argparse.Namespace) -> "Recipe":
+    from .recipe import DEFAULT, Recipe
+
+    names = ("epochs", "batch_size", "learning_rate", "standardise", "random_subsets", "each_alone")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    return replace(Recipe.paper() if options.paper else DEFAULT, **given)
+
+
+def _features(options: argparse.Namespace, modalities: list[str] | None = None) -> "Features":
+    from .feature_file import load_features
+
+    features = load_features(options.features, getattr(options, "modalities", modalities))
+    try:
+        return features.to(options.device)
+    except (RuntimeError, AssertionError) as error:  # torch's ways to say that there is no such device
+        raise ValueError(f"device {options.device!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
+def _table(scores: "Scores") -> str:
+    metrics = list(scores["all"])
+    width = max(len(case) for case in scores)
+    lines = [f"{'case':{width}}  " + "  ".join(f"{metric:>11}" for metric in metrics)]
+    for case, values in scores.items():
+        lines.append(f"{case:{width}}  " + "  ".join(f"{values[metric]:11.4f}" for metric in metrics))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,216 @@
+"""Pictures of features as ions, and of what layers make of them.
+
+Every function draws on `ax` (or on new axes) and returns the axes it drew on. Colours mean the same
+everywhere: channels run from blue (unpredictable) to vermilion (predictable), the ground is green.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import pnp
+
+from .subspaces import Channels, Subspaces
+from .transport import centres, migrate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap, Normalize
+
+    from .comparison import Comparison
+
+SPECIFIC, INVARIANT, GROUND, POTENTIAL = "#0072B2", "#D55E00", "#009E73", "#222222"
+MODALITIES = ("#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#0072B2", "#999999")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+
+
+def plot_migration(
+    channels: Channels,
+    solution: pnp.Solution | None = None,
+    *,
+    title: str | None = None,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Centres of mass of the channels of a modality over logarithmic time, coloured by R².
+
+    Grey is the noise level: what others predict better turns vermilion and migrates beyond the ground *b*.
+
+    Arguments:
+        channels: From :func:`fusion.dissociate`.
+        solution: A transient of their cell from :func:`fusion.transport.migrate`; None: compute it.
+        title: Goes before the number of channels and the total charge, which migration conserves.
+    """
+    from matplotlib.cm import ScalarMappable
+
+    ax = _axes(ax)
+    solution = migrate(channels.cell) if solution is None else solution
+    if solution.times is None:
+        raise ValueError("plot_migration: the solution must be a transient, from fusion.transport.migrate.")
+    times = solution.times.cpu().numpy()
+    paths = centres(solution).detach().cpu().numpy()
+    shared, norm = channels.predictability.cpu().numpy(), _predictability_norm(channels)
+    moving = times > 0
+    for index in np.argsort(shared):
+        ax.plot(times[moving], paths[moving, index], color=_ramp()(norm(shared[index])), lw=1.2)
+    place = float(channels.cell.ground.detach())
+    ax.axhline(place, color=GROUND, lw=1.2, ls="--")
+    ax.annotate(
+        "b",
+        (1, place),
+        (-12, 4),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        color=GROUND,
+    )
+    ax.set_xscale("log")
+    ax.set_ylim(0, 1)
+    ax.set_xlim(times[moving][0], times[-1])
+    ax.set_xlabel("time (L² / D)")
+    ax.set_ylabel("centre of mass (L)")
+    bar = ax.figure.colorbar(ScalarMappable(norm, _ramp()), ax=ax)
+    bar.set_label("R² from the other modalities")
+    charge = float(channels.valences.sum())
+    ax.set_title(f"{title + ': ' if title else ''}{len(shared)} channels, total charge {charge:+.2f}")
+    return ax
+
+
+def plot_channels(
+    channels: Channels,
+    solution: pnp.Solution | None = None,
+    *,
+    moment: int = -1,
+    title: str | None = None,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Where the channels of a modality are: channels by position, with the potential and the ground *b*.
+
+    Channels are ordered by valence, most positive on top; colours are concentrations over the mixed state's,
+    logarithmic.
+
+    Arguments:
+        channels: From :func:`fusion.dissociate`.
+        solution: A transient from :func:`fusion.transport.migrate` to take `moment` from; None: the
+            equilibrium of the cell.
+        moment: Index of a time of the transient.
+    """
+    from matplotlib.colors import LogNorm
+
+    ax = _axes(ax)
+    solution = channels.solution if solution is None else solution
+    state = solution if solution.times is None else solution.at(moment)
+    order = channels.valences.cpu().numpy().argsort()[::-1]
+    nodes = state.grid.nodes.detach().cpu().numpy()
+    raster = np.linspace(0, 1, 300)
+    rows = state.concentrations.detach().cpu().numpy()[order] * len(order)
+    rows = np.stack([np.interp(raster, nodes, row) for row in rows])
+    image = ax.imshow(
+        rows.clip(1e-2, 1e2),
+        aspect="auto",
+        extent=(0, 1, len(rows) + 0.5, 0.5),
+        cmap="cividis",
+        norm=LogNorm(1e-2, 1e2),
+        interpolation="nearest",
+    )
+    ax.axvline(float(channels.cell.ground.detach()), color=GROUND, lw=1.5, ls="--")
+    cations = int((channels.valences > 0).sum())
+    if 0 < cations < len(rows):
+        ax.axhline(cations + 0.5, color="white", lw=1)
+    twin = ax.twinx()
+    twin.plot(nodes, state.potential.detach().cpu().numpy(), color="white", lw=1.2, ls="--")
+    twin.set_ylabel("potential (dashed; thermal voltages)")
+    ax.set_xlim(0, 1)
+    ax.set_xlabel("position (L)")
+    ax.set_ylabel("channel, by valence")
+    bar = ax.figure.colorbar(image, ax=ax, pad=0.16)
+    bar.set_label("concentration / mixed state")
+    when = "" if solution.times is None else f"t = {float(solution.times[moment]):.2g} L²/D"
+    ax.set_title(": ".join(part for part in (title, when) if part))
+    return ax
+
+
+def plot_gates(subspaces: Subspaces, *, ax: "Axes | None" = None) -> "Axes":
+    """Gate of every channel against its R², one colour a modality, with each modality's noise level."""
+    ax = _axes(ax)
+    for rank, (name, one) in enumerate(subspaces.channels.items()):
+        color = MODALITIES[rank % len(MODALITIES)]
+        shared, gate = one.predictability.cpu().numpy(), one.gates.cpu().numpy()
+        label = f"{name}: {one.invariant_dimension:.1f} of {len(gate)} invariant"
+        # Two modalities share their R², so the rings are of different size.
+        ax.plot(shared, gate, "o", ms=max(10 - 4 * rank, 3), mfc="none", mec=color, mew=1.8, label=label)
+        ax.axvline(one.noise_level, color=color, lw=1, ls=":", label="noise level" if rank == 0 else None)
+    ax.set_xlabel("R² from the other modalities")
+    ax.set_ylabel("gate: fraction beyond b")
+    ax.set_ylim(-0.05, 1.05)
+    ax.legend(frameon=False, loc="center right")
+    return ax
+
+
+def plot_comparison(
+    comparison: "Comparison", *, metric: str | None = None, ax: "Axes | None" = None
+) -> "Axes":
+    """Score of every layer in every case, mean and standard deviation over the seeds.
+
+    Arguments:
+        metric: Which; None: the first, `accuracy` or `mae`.
+    """
+    ax = _axes(ax)
+    rows = comparison.rows()
+    metric = rows[0]["metric"] if metric is None else metric
+    chosen = {(row["layer"], row["case"]): row for row in rows if row["metric"] == metric}
+    layers = list(dict.fromkeys(layer for layer, _ in chosen))
+    cases = list(dict.fromkeys(case for _, case in chosen))
+    for rank, layer in enumerate(layers):
+        here = [chosen[layer, case] for case in cases]
+        places = np.arange(len(cases)) + (rank - (len(layers) - 1) / 2) * 0.6 / len(layers)
+        ax.errorbar(
+            places,
+            [row["mean"] for row in here],
+            [row["standard_deviation"] or 0.0 for row in here],
+            fmt=MARKERS[rank % len(MARKERS)],
+            color=MODALITIES[rank % len(MODALITIES)],
+            mec=POTENTIAL,
+            mew=0.5,
+            ms=7,
+            capsize=3,
+            label=layer,
+        )
+    ax.set_xticks(range(len(cases)), cases)
+    ax.set_xlim(-0.5, len(cases) - 0.5)
+    ax.set_ylabel(f"{metric} (mean ± standard deviation)")
+    ax.grid(axis="y", alpha=0.3)
+    ax.legend(frameon=False, ncols=len(layers), loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    return ax
+
+
+def plot_history(histories: Mapping[str, Sequence[float]], *, ax: "Axes | None" = None) -> "Axes":
+    """Loss of every epoch, one line a name."""
+    ax = _axes(ax)
+    for rank, (name, values) in enumerate(histories.items()):
+        ax.plot(range(1, len(values) + 1), values, color=MODALITIES[rank % len(MODALITIES)], label=name)
+    ax.set_xlabel("epoch")
+    ax.set_ylabel("loss")
+    ax.legend(frameon=False)
+    return ax
+
+
+def _predictability_norm(channels: Channels) -> "Normalize":
+    """R² to colour, grey at the noise level."""
+    from matplotlib.colors import TwoSlopeNorm
+
+    top = float(channels.predictability.max())
+    return TwoSlopeNorm(channels.noise_level, 0.0, max(top, 1.001 * channels.noise_level))
+
+
+def _ramp() -> "Colormap":
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("valence", [SPECIFIC, "#B8B8B8", INVARIANT])
+
+
+def _axes(ax: "Axes | None") -> "Axes":
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot
+
+    return pyplot.subplots(figsize=(6.0, 3.8), layout="constrained")[1]

@@ -1,0 +1,54 @@
+"""Which modality is present in which sample, and what follows from it.
+
+A pattern of presence is a dictionary of boolean tensors, one a modality, with the batch axes of the features.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Presence = dict[str, Tensor]
+"""Modality name → boolean tensor `(*batch)`, true where the modality is present."""
+
+
+def everywhere(names: Sequence[str], batch: Sequence[int], device: torch.device) -> Presence:
+    """Every modality in every sample."""
+    return {name: torch.ones(tuple(batch), dtype=torch.bool, device=device) for name in names}
+
+
+def only(alone: str, names: Sequence[str], batch: Sequence[int], device: torch.device) -> Presence:
+    """One modality, in every sample."""
+    return {name: torch.full(tuple(batch), name == alone, dtype=torch.bool, device=device) for name in names}
+
+
+def without(missing: str, names: Sequence[str], batch: Sequence[int], device: torch.device) -> Presence:
+    """Every modality but one, in every sample."""
+    return {
+        name: torch.full(tuple(batch), name != missing, dtype=torch.bool, device=device) for name in names
+    }
+
+
+def random_subsets(names: Sequence[str], samples: int, device: torch.device) -> Presence:
+    """A random proper subset of the modalities for each sample, from torch's global generator.
+
+    The size is uniform in 1 ... M − 1, and given its size every subset is equally likely.
+    """
+    size = torch.randint(1, len(names), (samples, 1))
+    rank = torch.rand(samples, len(names)).argsort(-1).argsort(-1)
+    present = (rank < size).to(device)
+    return dict(zip(names, present.unbind(-1), strict=True))
+
+
+def zero_absent(values: Tensor, present: Tensor) -> Tensor:
+    """`values` with shape `(*batch, ...)`, zero where `present`, with shape `(*batch)`, is false.
+
+    Not a product: an absent sample may hold NaN, and neither the result nor a gradient may see it.
+    """
+    trailing = (1,) * (values.ndim - present.ndim)
+    return torch.where(present.reshape(present.shape + trailing), values, torch.zeros_like(values))
+
+
+def mean_over_present(values: Tensor, present: Tensor) -> Tensor:
+    """Mean of `values`, with shape `(*batch)`, over the samples that are present; zero if none is."""
+    return zero_absent(values, present).sum() / present.sum().clamp(min=1)

@@ -1,0 +1,171 @@
+"""A trained model with all that is needed to use it, judge it and build it again."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .atomic import replacing
+from .extras import require
+from .features import Features
+from .layer import FusionLayer
+from .model import FusionModel
+from .recipe import Recipe
+from .registry import LAYERS, find_layer
+from .task import Task
+
+WEIGHTS, DESCRIPTION = "model.safetensors", "run.json"
+CHUNK = 1024
+"""Samples predicted at once."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What an epoch of training came to.
+
+    Attributes:
+        epoch: 1 for the first.
+        learning_rate: During the epoch.
+        train_loss: Mean of the steps' losses.
+        validation_loss: The same loss on the validation samples, without dropout and with the same random
+            subsets in every epoch; None without validation samples.
+        validation_accuracy: With all modalities present; None without validation samples or classes.
+    """
+
+    epoch: int
+    learning_rate: float
+    train_loss: float
+    validation_loss: float | None
+    validation_accuracy: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """The result of :func:`train`.
+
+    Attributes:
+        model: In evaluation mode.
+        layer: Name of the fusion layer in the registry, or its class if it was given as an object.
+        task: What is predicted.
+        recipe, seed: How it was trained. The seed also made the split of features that have none.
+        data: Fingerprint of the features it was trained on.
+        history: One entry an epoch.
+        kept: The epoch whose weights these are.
+    """
+
+    model: FusionModel
+    layer: str
+    task: Task
+    recipe: Recipe
+    seed: int
+    data: str
+    history: list[Epoch]
+    kept: int
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """Modality name → length, in the order of the layer."""
+        return self.model.layer.dims
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable parameters, the head included."""
+        return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+
+    @torch.no_grad()
+    def predict(self, features: Features, present: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Predicted classes, or numbers in the units of the label, `(N,)`.
+
+        Arguments:
+            features: With the modalities of the run; others are ignored, sequences are pooled.
+            present: `{name: (N,)}` of booleans; None: all.
+
+        Raises:
+            ValueError: A modality of the run that is missing or has another length.
+        """
+        features, like = features.select(list(self.dims)).pooled(), next(self.model.parameters())
+        parts = []
+        for start in range(0, len(features), CHUNK):
+            rows = slice(start, start + CHUNK)
+            chunk = {name: values[rows].to(like) for name, values in features.modalities.items()}
+            here = {name: values[rows].to(like.device) for name, values in (present or {}).items()}
+            parts.append(self.task.decide(self.model(chunk, here or None).logits))
+        return torch.cat(parts).to(features.device)
+
+    def save(self, folder: Path | str) -> None:
+        """Write the weights (`model.safetensors`) and the description (`run.json`), each atomically.
+
+        Raises:
+            ModuleNotFoundError: safetensors is not installed.
+        """
+        state = {name: values.detach().cpu().contiguous() for name, values in self.model.state_dict().items()}
+        with replacing(Path(folder) / WEIGHTS) as temporary:
+            # Not save_file, which makes files that only their owner can read.
+            temporary.write_bytes(require("safetensors.torch").save(state))
+        description = {
+            "layer": self.layer,
+            "dims": self.dims,
+            "task": asdict(self.task),
+            "recipe": asdict(self.recipe),
+            "seed": self.seed,
+            "data": self.data,
+            "kept": self.kept,
+            "history": [asdict(epoch) for epoch in self.history],
+        }
+        with replacing(Path(folder) / DESCRIPTION) as temporary:
+            temporary.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+
+
+def load_run(folder: Path | str, layer: FusionLayer | None = None) -> Run:
+    """Read what :meth:`Run.save` wrote, onto the CPU.
+
+    Arguments:
+        folder: Where the run was saved.
+        layer: A layer of the same shape, for a run whose layer was given as an object.
+
+    Raises:
+        FileNotFoundError: No finished run in `folder`.
+        ValueError: A damaged description or weights, or a layer that must be given and was not.
+        ModuleNotFoundError: safetensors is not installed.
+    """
+    folder = Path(folder)
+    for name in (DESCRIPTION, WEIGHTS):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} holds no finished run: {name} is missing.")
+    try:
+        saved = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        recipe, task = Recipe(**saved["recipe"]), Task(**saved["task"])
+        history = [Epoch(**epoch) for epoch in saved["history"]]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{folder / DESCRIPTION} is not a run of this version: {error}") from error
+    if layer is None and saved["layer"] not in LAYERS:
+        raise ValueError(f"{folder} holds a layer that was given as an object; pass {saved['layer']} again.")
+    model = build_model(layer or find_layer(saved["layer"])(saved["dims"]), task, recipe)
+    _load_weights(model, folder / WEIGHTS)
+    return Run(
+        model.eval(), saved["layer"], task, recipe, saved["seed"], saved["data"], history, saved["kept"]
+    )
+
+
+def build_model(layer: FusionLayer, task: Task, recipe: Recipe) -> FusionModel:
+    """A model around a layer, as the task and the recipe want it."""
+    return FusionModel(
+        layer,
+        task.outputs,
+        standardise=recipe.standardise,
+        hidden=recipe.hidden,
+        dropout=recipe.dropout,
+    )
+
+
+def _load_weights(model: FusionModel, path: Path) -> None:
+    safetensors = require("safetensors.torch")
+    try:
+        model.load_state_dict(safetensors.load_file(path))
+    except Exception as error:  # the library's own error type, or torch's for weights that do not fit
+        reason: Any = str(error).splitlines()[0]
+        raise ValueError(f"{path} does not hold the weights of this run: {reason}") from error

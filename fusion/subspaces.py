@@ -1,0 +1,220 @@
+"""Modality-invariant and modality-specific subspaces of features, found by a cell, without any training."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import pnp
+
+from .covariance import Coherence, measure_coherence
+from .ions import noise_edge, valence
+from .transport import channel_cell, equilibrate, gates
+
+ODDS = 100.0
+"""Odds with which the default voltage decides a channel at the edge of the noise."""
+
+
+@dataclass(frozen=True, eq=False)
+class Channels:
+    r"""The channels of one modality as ions in their cell.
+
+    Attributes:
+        basis: Orthonormal directions in whitened coordinates, `(l, l)`, one per row; channel *j* of whitened
+            features *v* is `basis[j] @ v`. They diagonalise the predictability, best predicted first.
+        predictability: R² of every channel from all other modalities, `(l,)`.
+        noise_level: :math:`r_0`, the R² above which a channel counts as shared.
+        valences: `(l,)`, positive for channels that others predict.
+        voltage: :math:`U_0` of the cell, in thermal voltages.
+        solution: Equilibrium of the cell.
+        gates: Fraction of every channel beyond the ground, `(l,)`: how invariant it is.
+        frame: Orthonormal columns `(l, l*)` that turn the invariant channels into the common coordinates.
+    """
+
+    basis: Tensor
+    predictability: Tensor
+    noise_level: float
+    valences: Tensor
+    voltage: float
+    solution: pnp.Solution
+    gates: Tensor
+    frame: Tensor
+
+    @property
+    def cell(self) -> pnp.Cell:
+        """The cell the channels are in."""
+        return self.solution.cell
+
+    @property
+    def invariant_dimension(self) -> float:
+        """Effective number of invariant channels, the sum of the gates."""
+        return float(self.gates.sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Subspaces:
+    """What :func:`dissociate` finds: the statistics, and the channels of every modality.
+
+    Attributes:
+        coherence: Joint second-order statistics of the features.
+        channels: `{name: Channels}`.
+    """
+
+    coherence: Coherence
+    channels: dict[str, Channels]
+
+    @property
+    def common_dim(self) -> int:
+        """l*, the number of common coordinates: the length of the shortest modality."""
+        return min(self.coherence.dims.values())
+
+    def whiten(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Channels of features `{name: (*batch, l)}`: whitened and turned into the basis of the ions."""
+        whitened = self.coherence.whiten(features)
+        return {name: whitened[name] @ one.basis.mT for name, one in self.channels.items()}
+
+    def split(self, features: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        r"""Invariant and specific part of every channel, `{name: (*batch, l)}` each.
+
+        .. math:: \sqrt{g_j}\,u_j, \qquad \sqrt{1-g_j}\,u_j
+
+        Their squares add up to the square of the channel: nothing is lost.
+        """
+        channels = self.whiten(features)
+        invariant = {name: u * self.channels[name].gates.sqrt() for name, u in channels.items()}
+        specific = {
+            name: u * (1 - self.channels[name].gates).clamp(min=0).sqrt() for name, u in channels.items()
+        }
+        return invariant, specific
+
+    def reconstruct(
+        self, invariant: Mapping[str, Tensor], specific: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The features of :meth:`split`, exactly."""
+        features = {}
+        for name, one in self.channels.items():
+            u = one.gates.sqrt() * invariant[name] + (1 - one.gates).clamp(min=0).sqrt() * specific[name]
+            w = self.coherence.whitenings[name]
+            features[name] = (
+                torch.linalg.solve(w.matrix, (u @ one.basis).unsqueeze(-1)).squeeze(-1) * w.scale + w.mean
+            )
+        return features
+
+    def common(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Invariant parts in the common coordinates, `{name: (*batch, l*)}`: one can stand in for another."""
+        invariant, _ = self.split(features)
+        return {name: part @ self.channels[name].frame for name, part in invariant.items()}
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.channels)} modalities, {self.coherence.samples} samples"]
+        for name, one in self.channels.items():
+            lines.append(
+                f"  {name}: {len(one.gates)} channels, {one.invariant_dimension:.1f} of them invariant "
+                f"(noise level {one.noise_level:.3f}, total charge {float(one.valences.sum()):+.2f})"
+            )
+        return "\n".join(lines)
+
+
+@torch.no_grad()
+def dissociate(
+    features: Mapping[str, Tensor],
+    *,
+    voltage: float | None = None,
+    ground: float = 0.5,
+    debye_length: float = 1.0,
+    safety: float = 1.3,
+    permutations: int = 4,
+    seed: int = 0,
+) -> Subspaces:
+    r"""Separate what modalities share from what is their own, without training.
+
+    Each modality is whitened and turned into the directions that the other modalities predict best; every
+    direction becomes an ion whose valence says how much better than chance it is predicted; the ions
+    equilibrate in a cell with electrodes at :math:`\pm U_0` and a ground at *b*; the fraction beyond *b* is
+    the gate that splits the channel into an invariant and a specific part. The invariant parts of the
+    modalities are turned into common coordinates by orthogonal Procrustes rotations.
+
+    Arguments:
+        features: `{name: (samples, l)}`, at least two modalities of the same samples; any lengths.
+        voltage: :math:`U_0` in thermal voltages. Default: a channel at the edge of the noise is specific with
+            odds of 100 to 1, :math:`U_0 = \ln(100)\,(1-r_0)/(r_0 - r_\mathrm{edge})`, whatever the sample
+            size.
+        ground: Position of *b* between 0 and 1; nearer to 0, more channels may be invariant.
+        debye_length: In lengths of the cell; see :func:`fusion.transport.channel_cell`.
+        safety: The noise level is this factor above the largest R² between shuffled modalities.
+        permutations, seed: Of that null measurement.
+
+    Raises:
+        ValueError: Fewer than two modalities or samples, unequal sample counts, values that are not finite,
+            or a number out of its range.
+    """
+    if safety <= 1:
+        raise ValueError(f"dissociate: safety must be above 1, got {safety:g}.")
+    if permutations < 1:
+        raise ValueError(f"dissociate: permutations must be at least 1, got {permutations}.")
+    coherence = measure_coherence(features)
+    edges = noise_edge(coherence, coherence.whiten(features), permutations=permutations, seed=seed)
+    ions = {}
+    for name in coherence.whitenings:
+        # Half of the way to one at most: with few samples the null reaches almost everywhere.
+        level = min(safety * edges[name], (1 + edges[name]) / 2)
+        volts = math.log(ODDS) * (1 - level) / (level - edges[name]) if voltage is None else voltage
+        ions[name] = _equilibrium(coherence.predictability(name), level, volts, ground, debye_length)
+    frames = _frames(coherence, ions)
+    return Subspaces(coherence, {name: Channels(**ions[name], frame=frames[name]) for name in ions})
+
+
+def _equilibrium(
+    predictability: Tensor, level: float, voltage: float, ground: float, debye_length: float
+) -> dict:
+    values, vectors = torch.linalg.eigh(predictability)
+    shared, basis = values.flip(0).clamp(0, 1), vectors.flip(-1).mT
+    # The sign of an eigenvector is a convention: the largest component is positive.
+    largest = basis.gather(1, basis.abs().argmax(1, keepdim=True))
+    valences = valence(shared, level)
+    cell = channel_cell(valences, voltage=voltage, ground=ground, debye_length=debye_length)
+    solution = equilibrate(cell)
+    return {
+        "basis": basis * largest.sign(),
+        "predictability": shared,
+        "noise_level": level,
+        "valences": valences,
+        "voltage": float(voltage),
+        "solution": solution,
+        "gates": gates(solution).clamp(0, 1),
+    }
+
+
+def _frames(coherence: Coherence, ions: Mapping[str, dict], rounds: int = 20) -> dict[str, Tensor]:
+    r"""Rotations into common coordinates: generalised orthogonal Procrustes of the gated channels.
+
+    Maximises :math:`\sum_{m \ne n}\operatorname{tr}(R_m^T C_{mn} R_n)` over orthonormal columns, with C the
+    gated cross-covariance, starting from the leading joint directions; for two modalities the fixed point is
+    the singular value decomposition of :math:`C_{12}`.
+
+    References:
+        Gower, Psychometrika 40, 33 (1975); Schönemann, Psychometrika 31, 1 (1966).
+    """
+    where = coherence.slices()
+    width = min(coherence.dims.values())
+    turn = torch.block_diag(*(one["gates"].sqrt()[:, None] * one["basis"] for one in ions.values()))
+    gated = turn @ coherence.matrix @ turn.mT
+    for here in where.values():
+        gated[here, here] = 0.0
+    joint = torch.linalg.eigh(gated)[1].flip(-1)[:, :width]
+    frames = {name: _polar(joint[here]) for name, here in where.items()}
+    for _ in range(rounds):
+        for name, here in where.items():
+            target = sum(
+                gated[here, there] @ frames[other] for other, there in where.items() if other != name
+            )
+            frames[name] = _polar(target)
+    return frames
+
+
+def _polar(matrix: Tensor) -> Tensor:
+    """Nearest matrix with orthonormal columns."""
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    return u @ v

@@ -1,0 +1,101 @@
+"""The cell that channels enter as ions, at equilibrium and on their way there."""
+
+import math
+
+import torch
+from torch import Tensor
+
+import pnp
+
+NODES = 129
+
+
+def channel_cell(
+    valences: Tensor,
+    *,
+    voltage: float | Tensor,
+    ground: float | Tensor = 0.5,
+    debye_length: float | Tensor = 1.0,
+) -> pnp.Cell:
+    r"""A dimensionless cell of unit length in which every channel is an ion species of amount 1/l.
+
+    Electrodes at :math:`+U_0` and :math:`-U_0`, zero potential at the ground *b*: cations end up beyond *b*,
+    anions before it.
+
+    Arguments:
+        valences: `(*batch, l)`.
+        voltage: :math:`U_0` in thermal voltages.
+        ground: Position of *b*, between 0 and 1.
+        debye_length: Of the mixed channels, in lengths of the cell. Long (the default): every channel feels
+            the bare field, and its gate is nearly the logistic function of :math:`z_j U_0`. Short: channels
+            screen the field from each other and compete for space near the electrodes.
+
+    Raises:
+        ValueError: A number out of its range.
+    """
+    count = valences.shape[-1]
+    strength = valences.detach().square().mean(-1).clamp(min=1e-12)
+    species = [
+        pnp.Species(f"channel {index}", valence=one, diffusivity=1.0)
+        for index, one in enumerate(valences.double().unbind(-1))
+    ]
+    voltage = torch.as_tensor(voltage, dtype=torch.float64, device=valences.device)
+    debye_length = torch.as_tensor(debye_length, dtype=torch.float64, device=valences.device)
+    return pnp.Cell(
+        pnp.Electrolyte.dimensionless(species, permittivity=debye_length**2 * strength),
+        length=1.0,
+        concentrations=1.0 / count,
+        left=pnp.Electrode(potential=voltage),
+        right=pnp.Electrode(potential=-voltage),
+        ground=ground,
+    )
+
+
+def equilibrate(cell: pnp.Cell, nodes: int = NODES) -> pnp.Solution:
+    """Where the channels end up: the equilibrium of the cell, differentiable."""
+    return pnp.solve_equilibrium(cell, pnp.Grid.refined(cell, nodes))
+
+
+def gates(solution: pnp.Solution) -> Tensor:
+    r"""Fraction of each channel beyond the ground, `(*batch, [time,] l)`.
+
+    .. math:: g_j = \int_b^L c_j\,dx \Big/ \int_0^L c_j\,dx
+
+    In a dilute cell with *b* in the middle it is the logistic function :math:`1/(1 + e^{-z_j U_0})`.
+    """
+    node = solution.grid.ground_node
+    if node is None:
+        raise ValueError("gates: the cell has no ground, so nothing divides it.")
+    spacings = solution.over_time(solution.grid.spacings, trailing=1).unsqueeze(-2)
+    c = solution.concentrations
+    # Trapezoids on either side of the ground, which its node belongs to half and half.
+    held = (spacings * (c[..., 1:] + c[..., :-1]) / 2).sum(-1)
+    beyond = (spacings * (c[..., 1:] + c[..., :-1]) / 2)[..., node:].sum(-1)
+    return beyond / held
+
+
+def migrate(
+    cell: pnp.Cell,
+    *,
+    times: Tensor | None = None,
+    nodes: int = 61,
+    relative: float = 1e-3,
+) -> pnp.Solution:
+    """The channels on their way: a transient from the mixed state, times in diffusion times of the cell.
+
+    Default times: 40, logarithmically from before the fastest channel moves until all have settled.
+    """
+    if times is None:
+        fastest = float((cell.electrolyte.valences.abs().amax() * cell.left.potential.abs().amax()).detach())
+        first = math.log10(1e-3 / max(fastest, 1.0))
+        times = torch.cat([torch.zeros(1), torch.logspace(first, 0.5, 39)]).double()
+    control = pnp.StepControl(relative=relative, absolute=1e-2 * relative)
+    return pnp.solve_transient(cell, pnp.Grid.refined(cell, nodes), times=times, step_control=control)
+
+
+def centres(solution: pnp.Solution) -> Tensor:
+    """Centre of mass of every channel, `(*batch, [time,] l)`, in lengths of the cell."""
+    volumes = solution.over_time(solution.grid.volumes, trailing=1).unsqueeze(-2)
+    nodes = solution.over_time(solution.grid.nodes, trailing=1).unsqueeze(-2)
+    mass = volumes * solution.concentrations
+    return (mass * nodes).sum(-1) / mass.sum(-1)

@@ -1,0 +1,156 @@
+"""GMF: the published parameter counts, the published equations, and a map that loses nothing."""
+
+import pytest
+import torch
+
+from fusion.gmf import GMF
+
+
+def parameters(layer):
+    return sum(parameter.numel() for parameter in layer.parameters())
+
+
+def counted(dims, expansion=4, boundary=0.5):
+    """Weights and biases of the four maps, from the equations alone."""
+    total, common = 0, min(dims.values())
+    for length in dims.values():
+        lifted = expansion * length
+        inner = int(boundary * lifted)
+        for inputs, outputs in (
+            (length, lifted),
+            (inner, common),
+            (lifted - inner, length),
+            (common + length, length),
+        ):
+            total += (inputs + 1) * outputs
+    return total
+
+
+def test_published_count_of_two_equal_modalities():
+    assert parameters(GMF({"audio": 512, "video": 512})) == counted({"a": 512, "v": 512}) == 5_250_048
+
+
+def test_published_count_of_unequal_modalities():
+    dims = {"audio": 128, "video": 4096}
+    with torch.device("meta"):
+        layer = GMF(dims)
+    assert parameters(layer) == counted(dims) == 119_202_816  # the paper says 119 M
+
+
+@pytest.mark.parametrize(("expansion", "boundary"), [(2, 0.5), (3, 0.25), (4, 0.75), (1, 0.4)])
+def test_count_with_other_settings(expansion, boundary):
+    dims = {"a": 5, "b": 12, "c": 7}
+    layer = GMF(dims, expansion=expansion, boundary=boundary)
+    assert parameters(layer) == counted(dims, expansion, boundary)
+
+
+def test_outputs_are_the_published_equations():
+    torch.manual_seed(0)
+    dims = {"a": 4, "b": 7, "c": 5}
+    layer = GMF(dims, expansion=3, boundary=0.4).double()
+    features = {name: torch.randn(6, length, dtype=torch.float64) for name, length in dims.items()}
+    out = layer(features)
+    weights = {name: value.detach() for name, value in layer.named_parameters()}
+
+    def linear(kind, name, values):
+        return values @ weights[f"{kind}.{name}.weight"].T + weights[f"{kind}.{name}.bias"]
+
+    common, specific = {}, {}
+    for name, length in dims.items():
+        lifted = linear("dissociation", name, features[name])
+        inner = (4 * 3 * length) // 10  # floor(0.4 · 3 · l)
+        assert lifted.shape == (6, 3 * length)
+        common[name] = linear("gather_invariant", name, lifted[:, :inner])
+        specific[name] = linear("gather_specific", name, lifted[:, inner:])
+        assert common[name].shape == (6, 4)
+        torch.testing.assert_close(out.invariant[name], common[name])
+        torch.testing.assert_close(out.specific[name], specific[name])
+    loss = 0
+    for name, partner in (("a", "b"), ("b", "c"), ("c", "a")):  # k = (m + 1) mod M
+        fused = torch.cat([common[partner], specific[name]], dim=1)
+        torch.testing.assert_close(out.fused[name], fused)
+        loss += (features[name] - linear("reconstruction", name, fused)).square().mean()
+    torch.testing.assert_close(out.losses["reconstruction"], loss)
+
+
+def test_reconstruction_of_a_reversible_map_is_exact():
+    """Theorem 3.4 of the paper: maps chosen to lose nothing give the features back, to rounding."""
+    dims = {"a": 4, "b": 6}
+    layer = GMF(dims).double()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.zero_()
+        for name, length in dims.items():
+            inner = 2 * length
+            mix = torch.linalg.qr(torch.randn(length, length, dtype=torch.float64)).Q
+            layer.dissociation[name].weight[inner : inner + length] = mix  # all of it on the specific side
+            layer.gather_specific[name].weight[:, :length] = 3.0 * torch.eye(length)
+            layer.reconstruction[name].weight[:, 4:] = mix.T / 3.0
+    features = {name: torch.randn(20, length, dtype=torch.float64) for name, length in dims.items()}
+    assert layer(features).losses["reconstruction"] < 1e-28
+    with torch.no_grad():
+        layer.reconstruction["b"].weight[:, 4] = 0  # forget one coordinate, and the loss must say so
+    assert layer(features).losses["reconstruction"] > 1e-2
+
+
+def test_reconstruction_counts_present_samples_only():
+    torch.manual_seed(0)
+    layer = GMF({"a": 4, "b": 6}).double()
+    features = {"a": torch.randn(5, 4).double(), "b": torch.randn(5, 6).double()}
+    present = {"a": torch.tensor([True, True, False, False, False])}
+    zeroed = features | {"a": torch.where(present["a"][:, None], features["a"], 0.0)}
+    fused = layer(zeroed).fused
+    of_a = (features["a"] - layer.reconstruction["a"](fused["a"]))[:2].square().mean()
+    of_b = (features["b"] - layer.reconstruction["b"](fused["b"])).square().mean()
+    torch.testing.assert_close(layer(features, present).losses["reconstruction"], of_a + of_b)
+
+
+def test_an_absent_partner_is_what_the_biases_make_of_zero():
+    torch.manual_seed(0)
+    layer = GMF({"a": 4, "b": 6})
+    features = {"a": torch.randn(3, 4), "b": torch.randn(3, 6)}
+    absent = layer(features, {"b": torch.zeros(3).bool()})
+    lifted = layer.dissociation["b"].bias
+    expected = layer.gather_invariant["b"](lifted[:12])
+    torch.testing.assert_close(absent.fused["a"][:, :4], expected.expand(3, 4))
+
+
+def test_dissociated_parts_are_the_lifted_features():
+    torch.manual_seed(0)
+    layer = GMF({"a": 4, "b": 6}, boundary=0.25)
+    features = {"b": torch.randn(2, 3, 6), "a": torch.randn(2, 3, 4)}
+    invariant, specific = layer.dissociate(features)
+    assert {name: part.shape[-1] for name, part in invariant.items()} == {"a": 4, "b": 6}
+    assert {name: part.shape[-1] for name, part in specific.items()} == {"a": 12, "b": 18}
+    for name, values in features.items():
+        together = torch.cat([invariant[name], specific[name]], dim=-1)
+        torch.testing.assert_close(together, layer.dissociation[name](values))
+    with pytest.raises(ValueError, match="features must hold the modalities"):
+        layer.dissociate({"a": features["a"]})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"expansion": 0}, "expansion must be a positive number, got 0"),
+        ({"expansion": -1.0}, "expansion must be a positive number, got -1.0"),
+        ({"expansion": float("nan")}, "expansion must be a positive number, got nan"),
+        ({"boundary": 0.0}, "boundary must be between 0 and 1, both excluded, got 0.0"),
+        ({"boundary": 1}, "boundary must be between 0 and 1, both excluded, got 1"),
+        (
+            {"expansion": 1, "boundary": 0.1},
+            "expansion 1 and boundary 0.1 split the 4 channels of 'a' into 0 and 4; both sides need",
+        ),
+        ({"expansion": 0.25, "boundary": 0.5}, "split the 4 channels of 'a' into 0 and 1"),
+    ],
+)
+def test_settings_out_of_range(options, message):
+    with pytest.raises(ValueError, match=message):
+        GMF({"a": 4, "b": 6}, **options)
+
+
+def test_boundary_is_not_lost_to_rounding():
+    # 0.29 * 100 is 28.999999999999996 in floating point.
+    layer = GMF({"a": 100, "b": 100}, expansion=1, boundary=0.29)
+    assert layer.dissociate({"a": torch.ones(100), "b": torch.ones(100)})[0]["a"].shape == (29,)

@@ -1,0 +1,140 @@
+"""Figures: what is drawn is what was solved, and nothing is left unlabelled."""
+
+import matplotlib
+import pytest
+import torch
+
+import pnp
+from fusion.datasets import digits_two_views
+from fusion.plotting import plot_channels, plot_comparison, plot_gates, plot_history, plot_migration
+from fusion.subspaces import dissociate
+from fusion.transport import migrate
+from pnp.plotting import plot_current, plot_profiles, plot_space_time, species_colors, units
+
+matplotlib.use("agg")
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    matplotlib.pyplot.close("all")
+
+
+def salt_cell(voltage=0.05, length=200e-9):
+    ions = [pnp.Species("K+", valence=1, diffusivity=2e-9), pnp.Species("Cl-", valence=-1, diffusivity=2e-9)]
+    return pnp.Cell(
+        pnp.Electrolyte(ions),
+        length=length,
+        concentrations=1.0,
+        left=pnp.Electrode(potential=voltage),
+        right=pnp.Electrode(potential=-torch.as_tensor(voltage)),
+    )
+
+
+@pytest.fixture(scope="module")
+def transient():
+    return pnp.solve_transient(salt_cell(), pnp.Grid.refined(salt_cell(), 40), times=[0.0, 1e-7, 1e-5])
+
+
+def labelled(ax):
+    return bool(ax.get_xlabel()) and bool(ax.get_ylabel())
+
+
+def test_profiles_draw_every_species_and_the_potential_in_their_units(transient):
+    ax = plot_profiles(transient)
+    assert labelled(ax)
+    assert ax.get_xlabel() == "position (nm)"
+    lines = {line.get_label(): line for line in ax.get_lines()}
+    assert list(lines) == ["K+", "Cl-"]
+    torch.testing.assert_close(torch.tensor(lines["K+"].get_ydata()), transient.concentrations[-1, 0])
+    potential = ax.figure.axes[1].get_lines()[0].get_ydata()
+    torch.testing.assert_close(torch.tensor(potential), transient.potential[-1] * 1e3)
+    assert ax.figure.axes[1].get_ylabel() == "potential (mV)"
+
+
+def test_profiles_of_several_moments_and_of_one_element_of_a_batch(transient):
+    assert len(plot_profiles(transient, moments=[0, 1, 2], log=True).get_lines()) == 6
+    cell = salt_cell(torch.tensor([0.01, 0.05]))
+    batch = pnp.solve_steady(cell, pnp.Grid.refined(cell, 40))
+    drawn = plot_profiles(batch, element=1).get_lines()[0].get_ydata()
+    torch.testing.assert_close(torch.tensor(drawn), batch.concentrations[1, 0])
+
+
+def test_space_time_and_current_have_axes_with_units(transient):
+    ax = plot_space_time(transient, "Cl-")
+    assert ax.get_ylabel() == "time (µs)"
+    assert ax.figure.axes[-1].get_ylabel() == "Cl- (mM)"
+    ax = plot_current(transient)
+    assert labelled(ax)
+    expected = pnp.current_density(transient)[1:, 0].abs()
+    torch.testing.assert_close(torch.tensor(ax.get_lines()[0].get_ydata()), expected)
+
+
+def test_a_steady_state_has_no_time_axis():
+    steady = pnp.solve_steady(salt_cell(), pnp.Grid.refined(salt_cell(), 40))
+    with pytest.raises(ValueError, match="plot_current: the solution is a steady state"):
+        plot_current(steady)
+    with pytest.raises(ValueError, match="plot_space_time: the solution is a steady state"):
+        plot_space_time(steady)
+
+
+def test_an_unknown_species_is_named(transient):
+    with pytest.raises(ValueError, match=r"species must be one of \['K\+', 'Cl-'\] or an index, got 'Na\+'"):
+        plot_space_time(transient, "Na+")
+
+
+@pytest.mark.parametrize(("length", "label"), [(50e-9, "nm"), (5e-6, "µm"), (5e-3, "mm")])
+def test_lengths_get_a_suitable_unit(length, label):
+    assert units(pnp.solve_steady(salt_cell(1e-3, length)))[0].label == label
+
+
+def test_cations_are_vermilion_and_anions_blue(transient):
+    assert species_colors(transient) == ["#D55E00", "#0072B2"]
+
+
+@pytest.fixture(scope="module")
+def subspaces():
+    return dissociate(digits_two_views().modalities)
+
+
+def test_pictures_of_migration(subspaces):
+    channels = subspaces.channels["frequencies"]
+    way = migrate(channels.cell, nodes=41, relative=1e-2)
+    ax = plot_migration(channels, way, title="frequencies")
+    assert labelled(ax)
+    assert ax.get_title().startswith("frequencies: 20 channels, total charge")
+    assert len(ax.get_lines()) == 20 + 1  # and the ground
+    ax = plot_channels(channels, way, moment=10)
+    assert labelled(ax)
+    assert ax.images[0].get_array().shape[0] == 20
+    assert labelled(plot_channels(channels))
+    with pytest.raises(ValueError, match="must be a transient"):
+        plot_migration(channels, channels.solution)
+
+
+def test_gates_are_drawn_for_every_modality(subspaces):
+    ax = plot_gates(subspaces)
+    drawn = ax.get_lines()[0]
+    torch.testing.assert_close(torch.tensor(drawn.get_ydata()), subspaces.channels["pixels"].gates)
+    assert ax.get_legend().get_texts()[0].get_text().startswith("pixels:")
+
+
+def test_comparison_and_history():
+    class Found:
+        def rows(self):
+            return [
+                {
+                    "layer": layer,
+                    "case": case,
+                    "metric": "accuracy",
+                    "mean": 0.9,
+                    "standard_deviation": spread,
+                }
+                for layer, spread in (("gmf", 0.01), ("sum", None))
+                for case in ("all", "without pixels")
+            ]
+
+    ax = plot_comparison(Found())
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["all", "without pixels"]
+    assert {text.get_text() for text in ax.get_legend().get_texts()} == {"gmf", "sum"}
+    assert labelled(plot_history({"train": [1.0, 0.5], "validation": [1.1, 0.7]}))

@@ -1,0 +1,156 @@
+"""Trainings that are interrupted, and runs that are written and read again."""
+
+import math
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from fusion.baselines import Concatenation
+from fusion.checkpoint import load_checkpoint
+from fusion.datasets import shared_private
+from fusion.feature_file import save_features
+from fusion.features import Features
+from fusion.gmf import GMF
+from fusion.layer import Fused
+from fusion.recipe import Recipe
+from fusion.run import load_run
+from fusion.training import train
+
+DIMS = {"a": 6, "b": 9, "c": 4}
+QUICK = Recipe(epochs=4, batch_size=32, hidden=16)
+
+
+@pytest.fixture(scope="module")
+def features():
+    """Three modalities, 145 training samples: five batches of 29."""
+    made, _ = shared_private(240, DIMS, shared=5, private=2, noise=0.2, seed=0, classes=3)
+    return made.with_split(0)
+
+
+KILLED = textwrap.dedent("""
+    import os, signal, sys, torch
+    torch.set_num_threads(1)
+    from fusion import training
+    from fusion.feature_file import load_features
+    from fusion.recipe import Recipe
+
+    steps = 0
+    original = training.step_loss
+
+    def step_loss(model, *arguments):
+        global steps
+        steps += model.training
+        if steps == 3 * 5 + 3:  # in the middle of the fourth epoch of five steps
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(model, *arguments)
+
+    training.step_loss = step_loss
+    recipe = Recipe(epochs=6, batch_size=32, hidden=16, keep=sys.argv[3], schedule=sys.argv[4])
+    training.train("gmf", load_features(sys.argv[1]), recipe=recipe, seed=2, out=sys.argv[2], progress=False)
+""")
+
+
+@pytest.mark.parametrize(("keep", "schedule"), [("last", "cosine"), ("best", "plateau")])
+def test_a_killed_training_resumes_to_the_same_bits(features, tmp_path, keep, schedule):
+    path, out = tmp_path / "features.npz", tmp_path / "run"
+    save_features(path, features)
+    command = [sys.executable, "-c", KILLED, str(path), str(out), keep, schedule]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    recipe = Recipe(epochs=6, batch_size=32, hidden=16, keep=keep, schedule=schedule)
+    checkpoint = torch.load(out / "checkpoint.pt", weights_only=True)
+    assert len(checkpoint["history"]) == 3
+    assert not (out / "run.json").exists()
+    resumed = train("gmf", features, recipe=recipe, seed=2, out=out, progress=False)
+    straight = train("gmf", features, recipe=recipe, seed=2, progress=False)
+    assert resumed.history == straight.history
+    assert resumed.kept == straight.kept
+    for name, value in straight.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
+
+
+def test_a_finished_run_is_returned_and_read_again(features, tmp_path):
+    run = train("gmf", features, recipe=QUICK, out=tmp_path, progress=False)
+    again = train("gmf", features, recipe=QUICK, out=tmp_path, progress=False)
+    loaded = load_run(tmp_path)
+    for other in (again, loaded):
+        assert other.history == run.history
+        assert torch.equal(other.predict(features), run.predict(features))
+    for name in ("layer", "task", "recipe", "seed", "data", "kept", "dims"):
+        assert getattr(loaded, name) == getattr(run, name)
+    assert not loaded.model.training
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [
+        "checkpoint.pt",
+        "model.safetensors",
+        "run.json",
+    ]
+
+
+def test_other_settings_do_not_resume(features, tmp_path):
+    train("concat", features, recipe=QUICK, out=tmp_path, progress=False)
+    changed = Recipe(**(asdict(QUICK) | {"learning_rate": 0.1}))
+    with pytest.raises(ValueError, match=r"other settings \(recipe.learning_rate was 0.005, now 0.1\)"):
+        train("concat", features, recipe=changed, out=tmp_path, progress=False)
+    with pytest.raises(ValueError, match=r"layer was concat, now sum; .*seed was 0, now 1"):
+        train("sum", features, recipe=QUICK, seed=1, out=tmp_path, progress=False)
+    shifted = Features(
+        {name: values + 1 for name, values in features.modalities.items()},
+        label=features.label,
+        split=features.split,
+    )
+    with pytest.raises(ValueError, match=r"data was \w+, now \w+"):
+        train("concat", shifted, recipe=QUICK, out=tmp_path, progress=False)
+    with pytest.raises(ValueError, match=r"modalities was .*'a'.*, now .*'c'"):
+        train("concat", features.select(["c", "b", "a"]), recipe=QUICK, out=tmp_path, progress=False)
+
+
+def test_a_checkpoint_that_is_none(tmp_path):
+    (tmp_path / "checkpoint.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is not a checkpoint of this version"):
+        load_checkpoint(tmp_path, {}, torch.device("cpu"))
+
+
+def test_a_layer_given_as_an_object_is_given_again(features, tmp_path):
+    run = train(GMF(DIMS, expansion=2), features, recipe=QUICK, out=tmp_path, progress=False)
+    with pytest.raises(ValueError, match="holds a layer that was given as an object; pass GMF again"):
+        load_run(tmp_path)
+    with pytest.raises(ValueError, match="does not hold the weights of this run"):
+        load_run(tmp_path, GMF(DIMS, expansion=3))
+    loaded = load_run(tmp_path, GMF(DIMS, expansion=2))
+    assert torch.equal(loaded.predict(features), run.predict(features))
+
+
+def test_runs_that_cannot_be_read(features, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no finished run: run\.json is missing"):
+        load_run(tmp_path)
+    train("concat", features, recipe=QUICK, out=tmp_path, progress=False)
+    (tmp_path / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="does not hold the weights of this run"):
+        load_run(tmp_path)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"run\.json is not a run of this version"):
+        load_run(tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(features, tmp_path):
+    class Exploding(Concatenation):
+        calls = 0
+
+        def fuse(self, given, present):
+            self.calls += self.training
+            loss = torch.tensor(math.nan if self.calls > 2 * 5 + 1 else 0.0)
+            return Fused(given, losses={"explosion": loss})
+
+    recipe = Recipe(epochs=6, batch_size=32, random_subsets=False, each_alone=False)
+    message = (
+        r"the loss is nan in epoch 3, step 2\. Try a learning_rate below 0\.00\d+, standardise=True, .*"
+        r"The checkpoint of epoch 2 is in "
+    )
+    with pytest.raises(FloatingPointError, match=message):
+        train(Exploding(DIMS), features, recipe=recipe, out=tmp_path, progress=False)
+    assert len(torch.load(tmp_path / "checkpoint.pt", weights_only=True)["history"]) == 2
+    assert not (tmp_path / "run.json").exists()

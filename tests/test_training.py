@@ -1,0 +1,281 @@
+"""Training: the recipe's parts, learning, and what cannot be learnt."""
+
+import math
+
+import pytest
+import torch
+
+from fusion.baselines import Concatenation
+from fusion.datasets import shared_private
+from fusion.features import Features
+from fusion.gmf import GMF
+from fusion.model import FusionModel
+from fusion.objective import step_loss
+from fusion.presence import random_subsets
+from fusion.randomness import seeded
+from fusion.recipe import Recipe
+from fusion.registry import LAYERS
+from fusion.run import build_model
+from fusion.task import Task
+from fusion.training import VALIDATE, train
+
+DIMS = {"a": 6, "b": 9, "c": 4}
+QUICK = Recipe(epochs=4, batch_size=32, hidden=16)
+
+
+@pytest.fixture(scope="module")
+def features():
+    """Three modalities that share five latents, which decide between three classes."""
+    made, _ = shared_private(240, DIMS, shared=5, private=2, noise=0.2, seed=0, classes=3)
+    return made.with_split(0)
+
+
+class Recording(Concatenation):
+    """Remembers every pattern of presence it was asked to fuse under, while training."""
+
+    def __init__(self, dims):
+        super().__init__(dims)
+        self.patterns = []
+
+    def fuse(self, features, present):
+        if self.training:
+            self.patterns.append(torch.stack(list(present.values()), dim=-1))
+        return super().fuse(features, present)
+
+
+def patterns_of_a_step(features, **parts):
+    layer = Recording(DIMS)
+    recipe = Recipe(epochs=1, batch_size=10_000, **parts)
+    train(layer, features, recipe=recipe, progress=False)
+    return layer.patterns
+
+
+def test_full_recipe_shows_all_then_subsets_and_each_alone(features):
+    whole, incomplete = patterns_of_a_step(features)
+    samples = len(features.train)
+    assert whole.shape == (samples, 3)
+    assert whole.all()
+    assert incomplete.shape == (1 + 3, samples, 3)
+    assert set(incomplete[0].sum(-1).tolist()) == {1, 2}
+    for alone in range(3):
+        assert torch.equal(incomplete[1 + alone], torch.eye(3).bool()[alone].expand(samples, 3))
+
+
+def test_parts_of_the_recipe_switch_off(features):
+    samples = len(features.train)
+    _, alone = patterns_of_a_step(features, random_subsets=False)
+    assert torch.equal(alone, torch.eye(3).bool()[:, None].expand(3, samples, 3))
+    _, subsets = patterns_of_a_step(features, each_alone=False)
+    assert subsets.shape == (1, samples, 3)
+    assert set(subsets.sum(-1).unique().tolist()) == {1, 2}
+    (whole,) = patterns_of_a_step(features, random_subsets=False, each_alone=False)
+    assert whole.all()
+    assert len(FusionModel(Concatenation(DIMS), 2, standardise=True).standardise) == 3
+    unscaled = train("concat", features, recipe=Recipe(epochs=1, standardise=False), progress=False)
+    assert len(unscaled.model.standardise) == 0
+
+
+@pytest.mark.parametrize("random", [True, False])
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("weight", [0.0, 0.7])
+def test_loss_of_a_step_is_the_documented_sum(features, random, alone, weight):
+    recipe = Recipe(random_subsets=random, each_alone=alone, reconstruction_weight=weight)
+    task = Task.of(features)
+    torch.manual_seed(0)
+    model = build_model(GMF(DIMS), task, recipe).eval()
+    given, label = features.test.modalities, features.test.label
+    with seeded(5):
+        loss, logits = step_loss(model, given, label, task, recipe)
+
+    def task_loss(present):
+        return torch.nn.functional.cross_entropy(model(given, present).logits, label)
+
+    with seeded(5):
+        subsets = random_subsets(list(DIMS), len(label), label.device)
+    expected = task_loss(None)
+    if random:
+        expected = 0.5 * expected + 0.5 * task_loss(subsets)
+    if alone:
+        truth = {True: torch.ones(len(label)).bool(), False: torch.zeros(len(label)).bool()}
+        expected = expected + sum(task_loss({m: truth[m == n] for m in DIMS}) for n in DIMS) / 3
+    expected = expected + weight * model(given).losses["reconstruction"]
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(logits, model(given).logits)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_separable_problem_is_learnt(name):
+    generator = torch.Generator().manual_seed(0)
+    label = torch.arange(300) % 3
+    made = {
+        m: 2 * torch.randn(3, length, generator=generator)[label]
+        + torch.randn(300, length, generator=generator)
+        for m, length in DIMS.items()
+    }
+    features = Features(made, label=label).with_split(0)
+    run = train(name, features, recipe=Recipe(epochs=10, batch_size=32), progress=False)
+    assert run.task.accuracy(run.model.eval()(features.test.modalities).logits, features.test.label) > 0.95
+
+
+def test_history_tells_what_happened(features):
+    run = train("gmf", features, recipe=QUICK, progress=False)
+    assert [epoch.epoch for epoch in run.history] == [1, 2, 3, 4]
+    rates = [0.5 * 5e-3 * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(4)]
+    assert [epoch.learning_rate for epoch in run.history] == pytest.approx(rates)
+    assert run.history[-1].train_loss < 0.8 * run.history[0].train_loss
+    assert run.kept == 4
+    right = run.predict(features.validation) == features.validation.label
+    assert run.history[-1].validation_accuracy == pytest.approx(right.double().mean().item())
+    task, validation = Task.of(features), features.validation
+    with seeded(0, VALIDATE), torch.no_grad():
+        loss, _ = step_loss(run.model, validation.modalities, validation.label, task, QUICK)
+    assert run.history[-1].validation_loss == pytest.approx(float(loss))
+
+
+def test_without_validation_samples(features):
+    split = torch.where(features.split == 1, 0, features.split)
+    whole = Features(features.modalities, label=features.label, split=split)
+    run = train("concat", whole, recipe=QUICK, progress=False)
+    assert {(epoch.validation_loss, epoch.validation_accuracy) for epoch in run.history} == {(None, None)}
+
+
+def test_best_keeps_the_epoch_of_lowest_validation_loss(features):
+    recipe = Recipe(
+        epochs=8, batch_size=32, learning_rate=0.05, schedule="constant", weight_decay=0.0, keep="best"
+    )
+    noise = Features(features.modalities, label=features.label[torch.randperm(240)], split=features.split)
+    run = train("gmf", noise, recipe=recipe, progress=False)
+    losses = [epoch.validation_loss for epoch in run.history]
+    assert run.kept == 1 + losses.index(min(losses)) < 8
+    validation = noise.validation
+    with seeded(0, VALIDATE), torch.no_grad():
+        loss, _ = step_loss(run.model, validation.modalities, validation.label, run.task, recipe)
+    assert float(loss) == pytest.approx(min(losses))
+
+
+def test_batches_cover_every_sample_once_and_are_of_nearly_equal_size(features):
+    layer = Recording(DIMS)
+    recipe = Recipe(epochs=1, batch_size=60, random_subsets=False, each_alone=False)
+    train(layer, features, recipe=recipe, progress=False)
+    sizes = [len(pattern) for pattern in layer.patterns]
+    assert sum(sizes) == len(features.train) == 145
+    assert sizes == [49, 48, 48]
+
+
+def test_seed_decides_everything_and_disturbs_nothing(features):
+    torch.manual_seed(11)
+    undisturbed = torch.rand(3)
+    torch.manual_seed(11)
+    first = train("gmf", features, recipe=QUICK, seed=3, progress=False)
+    assert torch.equal(torch.rand(3), undisturbed)
+    second = train("gmf", features, recipe=QUICK, seed=3, progress=False)  # another global state by now
+    other = train("gmf", features, recipe=QUICK, seed=4, progress=False)
+    assert first.history == second.history
+    assert first.history != other.history
+    by_function = train(GMF, features, recipe=QUICK, seed=3, progress=False)
+    assert first.history == by_function.history
+
+
+def test_negative_seed(features):
+    with pytest.raises(ValueError, match="seed must be 0 or more, got -1"):
+        train("gmf", features, seed=-1, progress=False)
+
+
+def test_the_papers_recipe_trains(features):
+    run = train("gmf", features, recipe=Recipe.paper(epochs=3), progress=False)
+    assert (run.recipe.optimiser, run.recipe.learning_rate, run.recipe.batch_size) == ("sgd", 0.01, 64)
+    assert isinstance(run.model.head.decision, torch.nn.Linear)
+    assert run.history[-1].train_loss < run.history[0].train_loss
+
+
+def test_plateau_lowers_the_learning_rate(features):
+    recipe = Recipe(epochs=12, schedule="plateau", learning_rate=0.05, hidden=16)
+    noise = Features(features.modalities, label=features.label[torch.randperm(240)], split=features.split)
+    rates = [epoch.learning_rate for epoch in train("concat", noise, recipe=recipe, progress=False).history]
+    assert rates[0] == 0.05
+    assert rates[-1] == pytest.approx(0.005) or rates[-1] == pytest.approx(0.0005)
+
+
+def test_a_layer_with_fit_sees_the_training_modalities_first(features):
+    class Measuring(Concatenation):
+        standardises = True
+        seen = None
+
+        def fit(self, modalities):
+            assert self.seen is None
+            self.seen = {name: values.clone() for name, values in modalities.items()}
+
+        def fuse(self, given, present):
+            return super().fuse(
+                {name: values - self.seen[name].mean(0) for name, values in given.items()}, present
+            )
+
+    layer = Measuring(DIMS)
+    train(layer, features, recipe=QUICK, progress=False)
+    assert all(torch.equal(layer.seen[name], features.train.modalities[name]) for name in DIMS)
+
+
+def test_regression_is_fitted_and_reported_in_the_units_of_the_label(features):
+    label = 5000 + 300 * features.modalities["a"].sum(-1).double()
+    numbers = Features(features.modalities, label=label, split=features.split)
+    run = train("concat", numbers, recipe=Recipe(epochs=25, batch_size=32), progress=False)
+    predicted, truth = run.predict(numbers.test), numbers.test.label
+    assert torch.corrcoef(torch.stack([predicted.double(), truth]))[0, 1] > 0.95
+    assert (predicted - truth).abs().mean() < 0.4 * truth.std()
+    assert run.history[-1].validation_accuracy is None
+    assert run.task.mean == pytest.approx(float(numbers.train.label.mean()))
+
+
+def test_sequences_are_pooled():
+    steps = torch.randn(60, 4, 3)
+    label = (steps[:, :2].mean(1)[:, 0] > 0).long()
+    made = {"s": steps, "a": torch.randn(60, 2)}
+    sequences = Features(made, {"s": torch.full((60,), 2)}, label, torch.arange(60) % 3)
+    pooled = Features(made | {"s": steps[:, :2].mean(1)}, label=label, split=torch.arange(60) % 3)
+    first = train("concat", sequences, recipe=QUICK, progress=False)
+    second = train("concat", pooled, recipe=QUICK, progress=False)
+    assert [e.train_loss for e in first.history] == pytest.approx([e.train_loss for e in second.history])
+    assert torch.equal(first.predict(sequences), second.predict(pooled))
+
+
+def test_labels_that_cannot_be_learnt(features):
+    def given(label):
+        return Features(features.modalities, label=label, split=features.split)
+
+    with pytest.raises(ValueError, match="features have no label"):
+        train("gmf", given(None), progress=False)
+    with pytest.raises(ValueError, match="label must hold two classes or more, got class 0 alone"):
+        train("gmf", given(torch.zeros(240).long()), progress=False)
+    with pytest.raises(ValueError, match=r"label must vary between training samples, got 2\.5"):
+        train("gmf", given(torch.full((240,), 2.5)), progress=False)
+
+
+def test_modalities_that_do_not_fit(features):
+    with pytest.raises(ValueError, match="dims must name at least two modalities, got 'a'"):
+        train("gmf", features.select(["a"]), progress=False)
+    with pytest.raises(ValueError, match="features must hold the modalities 'a', 'b', 'c', got 'a', 'b'"):
+        train(GMF(DIMS), features.select(["a", "b"]), progress=False)
+
+
+def test_the_bar_shows_progress(features, capsys):
+    train("concat", features, recipe=QUICK)
+    assert "4/4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"epochs": 0}, "epochs must be 1 or more, got 0"),
+        ({"batch_size": -1}, "batch_size must be 1 or more, got -1"),
+        ({"learning_rate": 0.0}, r"learning_rate must be a positive number, got 0\.0"),
+        ({"learning_rate": math.nan}, "learning_rate must be a positive number, got nan"),
+        ({"weight_decay": -0.1}, r"weight_decay must be 0 or more, got -0\.1"),
+        ({"reconstruction_weight": math.inf}, "reconstruction_weight must be 0 or more, got inf"),
+        ({"optimiser": "lion"}, "optimiser must be one of adamw, sgd, got 'lion'"),
+        ({"schedule": "none"}, "schedule must be one of constant, cosine, plateau, got 'none'"),
+        ({"keep": "first"}, "keep must be one of last, best, got 'first'"),
+    ],
+)
+def test_settings_out_of_range(setting, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**setting)
