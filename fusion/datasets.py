@@ -61,7 +61,7 @@ def shared_private(
     noise: float = 0.1,
     seed: int = 0,
     classes: int = 4,
-    label_from: str = "shared",
+    label_from: str | None = None,
 ) -> tuple[Features, dict[str, Tensor]]:
     r"""Linear modalities with known shared and private latents.
 
@@ -79,7 +79,8 @@ def shared_private(
         noise: :math:`\sigma \ge 0`.
         seed: Of everything drawn.
         classes: Number of labels.
-        label_from: `shared` for :math:`z = s`; `both` for *z* = *s* beside every :math:`p_m`.
+        label_from: `shared` for :math:`z = s`; `both` for *z* = *s* beside every :math:`p_m`; None: `shared`
+            if there are shared latents.
 
     Returns:
         The features without a split, and the latents: `shared` `(N, k_s)` and `private <name>` `(N, k_p)`.
@@ -87,6 +88,7 @@ def shared_private(
     Raises:
         ValueError: A number out of range, or another `label_from`.
     """
+    label_from = label_from or ("shared" if shared else "both")
     _check_shared_private(samples, shared, private, noise, classes, label_from)
     with seeded(seed):
         latents = {"shared": torch.randn(samples, shared)}

@@ -95,7 +95,9 @@ def charging(out: Path) -> Section:
     relaxed = float((solution.potential[-1] - steady.potential).abs().max() * 1e3)
     check = solution.check()
 
-    figure, axes = pyplot.subplots(1, 3, figsize=(14, 4), layout="constrained", width_ratios=(1.2, 1, 0.9))
+    figure, axes = pyplot.subplots(
+        1, 3, figsize=(12.5, 3.6), layout="constrained", width_ratios=(1.2, 1, 0.9)
+    )
     plot_profiles(solution, moments=[0, 28, 34, 49], log=True, ax=axes[0])
     plot_space_time(solution, "cation", ax=axes[1])
     plot_current(solution, ax=axes[2])
@@ -146,14 +148,14 @@ def draw_migration(subspaces: Subspaces, out: Path) -> list[Picture]:
     from .plotting import plot_channels, plot_gates, plot_migration
 
     count = len(subspaces.channels)
-    figure, axes = pyplot.subplots(1, count, figsize=(6.5 * count, 4.4), layout="constrained", squeeze=False)
-    places, rows = pyplot.subplots(count, 3, figsize=(16, 4.0 * count), layout="constrained", squeeze=False)
+    figure, axes = pyplot.subplots(1, count, figsize=(5.6 * count, 3.9), layout="constrained", squeeze=False)
+    places, rows = pyplot.subplots(count, 3, figsize=(13.5, 3.5 * count), layout="constrained", squeeze=False)
     for ax, row, (name, channels) in zip(axes[0], rows, subspaces.channels.items(), strict=True):
         way = migrate(channels.cell)
         plot_migration(channels, way, title=name, ax=ax)
         for place, moment in zip(row, (12, 22, -1), strict=True):
             plot_channels(channels, way, moment=moment, title=name, ax=place)
-    gates, ax = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
+    gates, ax = pyplot.subplots(figsize=(6.5, 3.9), layout="constrained")
     plot_gates(subspaces, ax=ax)
     return [
         picture(
@@ -224,7 +226,7 @@ def comparison(out: Path, seeds: int, recipe: Recipe, progress: bool) -> Section
         name: compare(features, LAYERS, recipe=one, seeds=seeds, progress=progress)
         for name, one in recipes.items()
     }
-    figure, axes = pyplot.subplots(1, len(found), figsize=(14, 4.4), layout="constrained", sharey=True)
+    figure, axes = pyplot.subplots(1, len(found), figsize=(11.5, 4.0), layout="constrained", sharey=True)
     for ax, (name, one) in zip(axes, found.items(), strict=True):
         plot_comparison(one, ax=ax)
         ax.set_title(name, pad=28)
@@ -260,7 +262,6 @@ def _verdict(name: str, found: Comparison) -> str:
         spread = f" ± {float(gap.std()):.3f}" if len(gap) > 1 else ""
         parts.append(f"{case}: {float(gap.mean()):+.3f}{spread} against {best}")
     return (
-        f"{name[0].upper() + name[1:]}, the grounded layer differs from the best other one by "
-        + "; ".join(parts)
-        + "."
+        f"{name[0].upper() + name[1:]}, the grounded layer differs from the best other one (mean and standard "
+        "deviation of the differences, seed by seed) by " + "; ".join(parts) + "."
     )

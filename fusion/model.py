@@ -170,11 +170,20 @@ class FusionModel(nn.Module):
 
         Training encodes a batch once and decides under several patterns of presence.
         """
+        fused, full = self._fuse(encoded, present)
+        return Prediction(self.head(fused, full), fused.losses)
+
+    def fuse(self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> Fused:
+        """What the fusion layer makes of raw features inside this model, for looking inside."""
+        return self._fuse(self.encode(features, present), present)[0]
+
+    def _fuse(
+        self, encoded: Mapping[str, Tensor], present: Mapping[str, Tensor] | None
+    ) -> tuple[Fused, Presence]:
         features, full = self.layer.check(encoded, present)
         for name, scale in self.standardise.items():
             features[name] = scale(features[name], full[name])
-        fused = self.layer(features, full)
-        return Prediction(self.head(fused, full), fused.losses)
+        return self.layer(features, full), full
 
 
 def perceptron(inputs: int, outputs: int, hidden: int | None, dropout: float) -> nn.Module:

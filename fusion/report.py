@@ -30,6 +30,7 @@ class Picture:
     path: Path
     caption: str
     data: str
+    inches: float
 
     @property
     def alt(self) -> str:
@@ -54,7 +55,8 @@ def picture(figure: "Figure", path: Path, *, caption: str) -> Picture:
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=130, format="png")
     pyplot.close(figure)
-    return Picture(path, caption, base64.b64encode(path.read_bytes()).decode("ascii"))
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    return Picture(path, caption, data, figure.get_size_inches()[0])
 
 
 def write_report(path: Path, *, title: str, lead: str, sections: Sequence[Section]) -> None:

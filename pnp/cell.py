@@ -12,7 +12,7 @@ from .electrolyte import Electrolyte
 from .quantity import Quantity, as_quantity, broadcast_batch
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Cell:
     r"""An electrolyte on :math:`0 \le x \le L` between two boundaries.
 
@@ -58,6 +58,10 @@ class Cell:
             put(self, "ground", self._ground())
         put(self, "_batch_shape", self._broadcast())
         put(self, "_device", self._common_device())
+
+    def __repr__(self) -> str:
+        ends = " | ".join(type(end).__name__ for end in (self.left, self.right))
+        return f"Cell({ends}; {len(self.electrolyte.names)} species; batch {tuple(self.batch_shape)})"
 
     @property
     def batch_shape(self) -> torch.Size:

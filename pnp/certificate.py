@@ -1,16 +1,14 @@
 """How far a solution can be trusted, measured from the solution itself."""
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from . import observables
 from .boundaries import Electrode
-
-if TYPE_CHECKING:
-    from .observables import SurfaceCharge
-    from .solution import Solution
+from .observables import SurfaceCharge
+from .solution import Solution
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +50,8 @@ class Certificate:
         return "\n".join([*lines, f"{'passed':24s} {int(self.passed.sum())} of {self.passed.numel()}"])
 
 
-def certify(solution: "Solution") -> Certificate:
+def certify(solution: Solution) -> Certificate:
     """Measure the invariants of a solution."""
-    from . import observables
 
     def worst(values: Tensor, axes: int) -> Tensor:
         """Largest over trailing axes and, for a transient, over time."""
@@ -79,19 +76,15 @@ def certify(solution: "Solution") -> Certificate:
     )
 
 
-def _charge_scale(solution: "Solution", surface: "SurfaceCharge") -> Tensor:
+def _charge_scale(solution: Solution, surface: SurfaceCharge) -> Tensor:
     """Magnitudes of the charges on the metal and of all ions together."""
-    from . import observables
-
     electrolyte = solution.cell.electrolyte
     valences = solution.over_time(electrolyte.valences, trailing=1).abs()
     ions = (valences * observables.amounts(solution)).sum(-1) * electrolyte.faraday_constant
     return surface.left.abs() + surface.right.abs() + surface.ground.abs() + ions
 
 
-def _flux_spread(solution: "Solution") -> Tensor:
-    from . import observables
-
+def _flux_spread(solution: Solution) -> Tensor:
     flux = observables.ion_flux(solution)
     diffusivities = solution.cell.electrolyte.diffusivities.to(flux.device).unsqueeze(-1)
     c = solution.concentrations
@@ -99,7 +92,7 @@ def _flux_spread(solution: "Solution") -> Tensor:
     return (flux.amax(-1) - flux.amin(-1)) / terms.amax(-1)
 
 
-def _wall_spacing(solution: "Solution") -> Tensor:
+def _wall_spacing(solution: Solution) -> Tensor:
     """First spacing over the local Debye length at every electrode, `(*batch, [time,] end)`."""
     cell, grid = solution.cell, solution.grid
     ratios = []

@@ -1,14 +1,17 @@
 """What a solve returns."""
 
 from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .cell import Cell
-from .certificate import Certificate, certify
 from .errors import Status
 from .grid import Grid
+
+if TYPE_CHECKING:
+    from .certificate import Certificate
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +32,7 @@ class Statistics:
     reached: Tensor
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Solution:
     """Potential and concentrations of a batch of cells, at a steady state or at a row of times.
 
@@ -52,6 +55,16 @@ class Solution:
     stats: Statistics
     expected_amounts: Tensor
     times: Tensor | None = None
+
+    def __repr__(self) -> str:
+        kind = "steady state" if self.times is None else f"transient at {len(self.times)} times"
+        names = ", ".join(self.cell.electrolyte.names[:4]) + (
+            ", ..." if self.cell.electrolyte.names[4:] else ""
+        )
+        return (
+            f"Solution({kind} of {self.status.numel()} cells with {names} on {self.potential.shape[-1]} nodes; "
+            f"{int(self.solved.sum())} solved)"
+        )
 
     @property
     def solved(self) -> Tensor:
@@ -88,6 +101,8 @@ class Solution:
         )
 
     @torch.no_grad()
-    def check(self) -> Certificate:
+    def check(self) -> "Certificate":
         """Measure how well the solution keeps what every solution must keep."""
+        from .certificate import certify  # which reads observables off a Solution
+
         return certify(self)

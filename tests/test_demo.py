@@ -5,7 +5,10 @@ import re
 
 import pytest
 
+from fusion.__main__ import main
+from fusion.datasets import shared_private
 from fusion.demo import demo
+from fusion.feature_file import save_features
 from fusion.recipe import Recipe
 
 
@@ -45,3 +48,15 @@ def test_the_cell_of_the_report_agrees_with_the_exact_solution(folder):
     page = (folder / "report.html").read_text(encoding="utf-8")
     error = float(re.search(r"exact solution, relative</td><td>([-+.e0-9]+)<", page)[1])
     assert 0 < abs(error) < 1e-3
+
+
+def test_migrate_draws_the_channels_of_features_of_one_s_own(tmp_path, capsys):
+    features, _ = shared_private(300, {"a": 6, "b": 4, "c": 5}, shared=2, private=2, seed=0)
+    save_features(tmp_path / "three.npz", features)
+    assert main(["migrate", str(tmp_path / "three.npz"), "--out", str(tmp_path / "out")]) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "migration.png",
+        "channels.png",
+        "gates.png",
+    }
+    assert "3 modalities, 300 samples" in capsys.readouterr().out

@@ -8,13 +8,16 @@ import torch
 from scipy.optimize import brentq
 
 import pnp
-from pnp import StepControl
+from pnp import Newton, StepControl
+from pnp.scaling import State, scale
+from pnp.solvers.time_step import take_step
 
 from .problems import BINARY_JUNCTION, Canonical, SaltDiffusion, electrolyte
 from .spectral import SpectralCell, two_sided
 from .test_pnp_steady import many_species, orders
 
-TIGHT = StepControl(relative=1e-6, absolute=1e-8)
+PRECISE = StepControl(relative=1e-5, absolute=1e-7)
+TIGHT = StepControl(relative=1e-7, absolute=1e-9)
 
 
 def f64(*values):
@@ -27,7 +30,7 @@ def f64(*values):
 @pytest.fixture(scope="module")
 def canonical_reference():
     """Times, cells `(voltage, debye)` and their charges Q(t) by spectral elements, `(cell, time)`."""
-    times, cases = (0.002, 0.02, 0.1, 0.5, 2.0), ((1.0, 0.1), (4.0, 0.1), (10.0, 0.1), (4.0, 0.01))
+    times, cases = (0.002, 0.02, 0.1, 0.5, 2.0), ((10.0, 0.1), (4.0, 0.1), (4.0, 0.01))
     charges = []
     for voltage, debye in cases:
         inner = debye * max(1 / math.cosh(voltage / 2), debye)
@@ -53,15 +56,15 @@ def test_charging_of_canonical_cells_at_default_tolerance(canonical_reference):
     times, cases, exact = canonical_reference
     error = np.abs(canonical_charges(cases, times, 201) / exact - 1)
     assert error.max() < 1e-3
-    assert error[:, 0].max() < 3e-5  # the first moments after the jump
+    assert error[:2, 0].max() < 3e-5  # a fifth of the Debye time after the jump
 
 
 def test_charging_of_canonical_cells_is_of_second_order(canonical_reference):
     times, cases, exact = canonical_reference
-    errors = [canonical_charges(cases[1:3], times, nodes, TIGHT) / exact[1:3] - 1 for nodes in (51, 101)]
-    # from the time on at which the error is of the grid and not of the tolerance
+    errors = [canonical_charges(cases[1:], times, nodes, PRECISE) / exact[1:] - 1 for nodes in (51, 101)]
+    # once the error of the grid has outgrown the one of the steps
     assert np.abs(orders(errors)[0, :, 3:] - 2).max() < 0.1
-    assert np.abs(errors[1]).max() < 1e-3
+    assert (np.abs(errors[1]).max(-1) < [1e-3, 2.5e-3]).all()
 
 
 def test_everything_at_once_against_the_independent_method():
@@ -92,7 +95,7 @@ def test_everything_at_once_against_the_independent_method():
     errors = []
     for nodes in (41, 81):
         grid = pnp.Grid.refined(cell, nodes)
-        solution = pnp.solve_transient(cell, grid, times=times, step_control=TIGHT)
+        solution = pnp.solve_transient(cell, grid, times=times, step_control=PRECISE)
         errors.append(pnp.surface_charge(solution).left.numpy() - reference.surface_charge(state))
     charge = np.abs(reference.surface_charge(state))
     assert np.abs(orders(errors) - 2).max() < 0.1
@@ -117,16 +120,16 @@ def test_charging_time(debye):
 
     # in units of the Debye time; the trivial root is at one
     rate = brentq(excess, debye / 2, 0.9) / debye**2
-    assert rate == pytest.approx(1 / debye, rel=2 * debye)
+    assert rate == pytest.approx(1 / debye, rel=debye)
     problem = Canonical(1e-3, debye)
     grid = pnp.Grid.refined(problem.cell(), 201)
-    times = f64(0.5, 1.0, 1.5, 2.0) / rate
-    solution = pnp.solve_transient(problem.cell(), grid, times=times, step_control=TIGHT)
+    times = f64(0.5, 1.0, 1.5) / rate
+    # The signal is a thousandth of the concentrations, whose error is controlled.
+    control = StepControl(relative=1e-8, absolute=1e-10)
+    solution = pnp.solve_transient(problem.cell(), grid, times=times, step_control=control)
     final = pnp.diffuse_charge(pnp.solve_steady(problem.cell(), grid))
-    missing = torch.log(final - pnp.diffuse_charge(solution))
-    found = -missing.diff() / times.diff()
-    # beside the slowest mode there are others, which die out within a fraction of it
-    assert torch.allclose(found, f64(rate).expand_as(found), rtol=2e-3)
+    found = -torch.log(final - pnp.diffuse_charge(solution)).diff() / times.diff()
+    assert torch.allclose(found, f64(rate).expand_as(found), rtol=1e-3)
 
 
 def relaxation(problem: SaltDiffusion, nodes: int, times, control=StepControl()):  # noqa: B008 (frozen)
@@ -146,21 +149,59 @@ def test_salt_diffuses_at_the_exact_rate():
     assert float(solution.potential.abs().max()) < 1e-12
 
 
-def test_error_of_the_steps_is_of_second_order():
-    """On a uniform grid the decay is known without any error of space."""
+def step_error(euler: bool, steps: int) -> float:
+    """Error of equal steps; on a uniform grid the decay is known without any error of space."""
+    problem, nodes, time = SaltDiffusion(), 17, 0.15
+    cell = problem.cell()
+    grid = pnp.Grid.uniform(cell, nodes)
+    system, _ = scale(cell, grid)
+    start = torch.as_tensor(problem.profile(grid.nodes.numpy())).expand(1, 2, -1)
+    state = State(start, torch.zeros(1, nodes, dtype=torch.float64))
+    settings = Newton(tolerance=1e-10)
+    for _ in range(steps):
+        result = take_step(system, state, f64(time / steps), torch.tensor([euler]), settings)
+        assert bool(result.converged)
+        state = result.state
+    exact = problem.profile(grid.nodes.numpy(), math.exp(-problem.rate_on(nodes - 1) * time))
+    return float(np.abs(state.concentrations[0, 0].numpy() - exact).max())
+
+
+@pytest.mark.parametrize(("euler", "order", "finest"), [(False, 2, 2e-5), (True, 1, 3e-3)])
+def test_order_of_the_steps(euler, order, finest):
+    errors = [step_error(euler, steps) for steps in (8, 16, 32)]
+    assert np.abs(orders(errors) - order).max() < 0.1
+    assert errors[-1] < finest
+
+
+@pytest.mark.parametrize("euler", [False, True])
+def test_estimate_of_the_local_error(euler):
+    """One step from a known state, so that its error is the local one."""
+    problem, nodes = SaltDiffusion(), 17
+    grid = pnp.Grid.uniform(problem.cell(), nodes)
+    system, _ = scale(problem.cell(), grid)
+    start = torch.as_tensor(problem.profile(grid.nodes.numpy())).expand(1, 2, -1)
+    state = State(start, torch.zeros(1, nodes, dtype=torch.float64))
+    for step in (0.01, 0.005):
+        result = take_step(system, state, f64(step), torch.tensor([euler]), Newton(tolerance=1e-10))
+        exact = problem.profile(grid.nodes.numpy(), math.exp(-problem.rate_on(nodes - 1) * step))
+        true = np.abs(result.state.concentrations[0, 0].numpy() - exact).max()
+        assert float(result.error.abs().max()) == pytest.approx(true, rel=0.1)
+
+
+def test_error_follows_the_tolerance():
+    """A local error of third order held at the tolerance: the error is its power of two thirds."""
     problem, nodes = SaltDiffusion(), 17
     time = 1.5 / problem.rate
     errors, steps = [], []
-    for tolerance in (1e-3, 1e-4, 1e-5, 1e-6):
+    for tolerance in (1e-5, 1e-6, 1e-7):
         control = StepControl(relative=tolerance, absolute=tolerance * 1e-2)
         solution = relaxation(problem, nodes, [time], control)
         exact = problem.profile(solution.positions.numpy(), math.exp(-problem.rate_on(nodes - 1) * time))
         errors.append(np.abs(solution.concentrations[0, 0].numpy() - exact).max())
         steps.append(int(solution.stats.steps))
-    assert (np.diff(errors) < 0).all()
-    slope = np.log(errors[1] / errors[3]) / np.log(steps[3] / steps[1])
-    assert abs(slope - 2) < 0.2
-    assert errors[-1] < 2e-5
+    assert np.abs(-np.diff(np.log10(errors)) - 2 / 3).max() < 0.07
+    assert np.abs(np.diff(np.log10(steps)) - 1 / 3).max() < 0.07
+    assert errors[-1] < 5e-6
 
 
 def test_unequal_ions_diffuse_together():
@@ -178,7 +219,7 @@ def test_unequal_ions_diffuse_together():
         )
         grid = pnp.Grid.uniform(cell, 201)
         start = (1 + amplitude * torch.cos(math.pi * grid.nodes)).expand(2, -1)
-        solution = pnp.solve_transient(cell, grid, times=[0.5 / rate], initial=start, step_control=TIGHT)
+        solution = pnp.solve_transient(cell, grid, times=[0.5 / rate], initial=start, step_control=PRECISE)
         salt = solution.concentrations[0].mean(0) - 1
         found = 2 * float((grid.volumes * salt * torch.cos(math.pi * grid.nodes)).sum()) / amplitude
         errors.append(found / math.exp(-0.5) - 1)
@@ -283,11 +324,11 @@ def test_current_charges_the_electrode():
     ends = np.array([0.005, 0.2])
     inner = ends.mean() + np.diff(ends)[0] / 2 * x
     times = np.concatenate([ends[:1], inner, ends[1:]])
-    solution = pnp.solve_transient(cell, grid, times=times, step_control=TIGHT)
+    solution = pnp.solve_transient(cell, grid, times=times, step_control=PRECISE)
     current = pnp.current_density(solution)[:, 0].numpy()
     charges = pnp.surface_charge(solution)
     gained = float(charges.left[-1] - charges.left[0])
-    assert gained == pytest.approx(float(weight @ current[1:-1]) * np.diff(ends)[0] / 2, rel=1e-5)
+    assert gained == pytest.approx(float(weight @ current[1:-1]) * np.diff(ends)[0] / 2, rel=3e-4)
     assert float(charges.right[-1] - charges.right[0]) == pytest.approx(-gained, rel=1e-10)
 
 
@@ -310,7 +351,7 @@ def test_returns_the_start_at_time_zero():
 def test_lands_on_awkward_times():
     problem = SaltDiffusion()
     times = np.array([1e-12, 1e-7, 0.01, 0.01 * (1 + 1e-9), 0.0100001, 1 / 30, 0.1, 0.25]) / problem.rate
-    solution = relaxation(problem, 17, times, StepControl(relative=1e-5, absolute=1e-7))
+    solution = relaxation(problem, 17, times, TIGHT)
     decay = (solution.concentrations[:, 0, 0].numpy() - 1) / problem.amplitude
     exact = np.exp(-problem.rate_on(16) * times)
     assert np.abs(decay - exact).max() < 1e-5
@@ -334,10 +375,10 @@ def test_requested_times_do_not_change_the_answer():
 def test_goes_on_from_a_state(given):
     problem = Canonical(3.0, 0.1)
     grid = pnp.Grid.refined(problem.cell(), 31)
-    whole = pnp.solve_transient(problem.cell(), grid, times=[0.1, 0.3], step_control=TIGHT)
+    whole = pnp.solve_transient(problem.cell(), grid, times=[0.1, 0.3], step_control=PRECISE)
     state = whole.at(0) if given == "solution" else whole.at(0).concentrations
-    rest = pnp.solve_transient(problem.cell(), grid, times=[0.2], initial=state, step_control=TIGHT)
-    assert (rest.potential[0] - whole.potential[1]).abs().max() < 1e-4
+    rest = pnp.solve_transient(problem.cell(), grid, times=[0.2], initial=state, step_control=PRECISE)
+    assert (rest.potential[0] - whole.potential[1]).abs().max() < 3e-4
     assert torch.allclose(rest.expected_amounts, whole.expected_amounts, rtol=1e-12)
 
 
@@ -357,5 +398,5 @@ def test_elements_of_a_batch_take_their_own_steps():
     problem = Canonical(1.0, 0.1)
     voltage = f64(1e-3, 1.0, 8.0)
     cell = problem.cell(left=pnp.Electrode(potential=voltage), right=pnp.Electrode(potential=-voltage))
-    solution = pnp.solve_transient(cell, pnp.Grid.uniform(cell, 81), times=[0.5])
+    solution = pnp.solve_transient(cell, pnp.Grid.refined(cell, 51), times=[0.5])
     assert solution.stats.steps.tolist() == sorted(set(solution.stats.steps.tolist()))

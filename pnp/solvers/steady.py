@@ -60,7 +60,8 @@ def solve_steady(
 
     A cell closed at both ends keeps the amounts of its filling. Every batch element iterates and converges
     on its own. The solution is differentiable with respect to every number of the cell (and to the positions
-    of the grid) by the implicit function theorem, at the cost of one transposed linear solve. Closed cells
+    of the grid) by the implicit function theorem, at the cost of one transposed linear solve. How strongly a
+    refined grid is graded counts as a constant: pass `grid` to compare with finite differences. Closed cells
     of more than six species are solved as the equilibria they are (:func:`solve_equilibrium`).
 
     Arguments:

@@ -1,0 +1,254 @@
+"""What every solution must keep, on random cells."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from scipy import constants
+
+import pnp
+
+from .random_cells import NODES, RandomCell, random_cells, stacked
+
+# These must hold on any grid, so coarse ones serve.
+pytestmark = pytest.mark.filterwarnings("ignore::pnp.UnderResolvedWarning")
+
+EXAMPLES = settings(max_examples=40)
+FEW = settings(max_examples=6)
+TIMES = np.array([0.0, 1e-4, 1e-3, 0.01, 0.1, 1.0])
+
+
+def grid_of(cell: pnp.Cell) -> pnp.Grid:
+    return pnp.Grid.refined(cell, NODES)
+
+
+def equilibrium(random: RandomCell) -> pnp.Solution:
+    return pnp.solve_equilibrium(random.cell(), grid_of(random.cell()))
+
+
+def assert_kept(solution: pnp.Solution) -> None:
+    kept = solution.check()
+    assert float(kept.smallest_concentration.min()) > 0
+    assert float(kept.amount_error.max()) < 1e-12
+    assert float(kept.gauss_error.max()) < 1e-12
+
+
+def assert_same(one: pnp.Solution, two: pnp.Solution, tolerance: float = 1e-11) -> None:
+    """Equal potentials (of order one and more) and relative concentrations."""
+    assert torch.allclose(one.potential, two.potential, rtol=tolerance, atol=tolerance)
+    largest = two.concentrations.amax(-1, keepdim=True)
+    assert float(((one.concentrations - two.concentrations).abs() / largest).max()) < 10 * tolerance
+
+
+def conjugated(solution: pnp.Solution) -> pnp.Solution:
+    return replace(solution, potential=-solution.potential)
+
+
+def mirrored(solution: pnp.Solution) -> pnp.Solution:
+    return replace(
+        solution, potential=solution.potential.flip(-1), concentrations=solution.concentrations.flip(-1)
+    )
+
+
+# ---- equilibria
+
+
+@EXAMPLES
+@given(random_cells(neutral=False))
+def test_equilibria_keep_what_they_must(random):
+    assert_kept(equilibrium(random))
+
+
+@EXAMPLES
+@given(random_cells())
+def test_equilibria_of_neutral_cells_keep_what_they_must(random):
+    assert_kept(equilibrium(random))
+
+
+@EXAMPLES
+@given(random_cells())
+def test_charge_conjugation(random):
+    assert_same(conjugated(equilibrium(random.conjugated())), equilibrium(random))
+
+
+@EXAMPLES
+@given(random_cells())
+def test_mirror_symmetry(random):
+    assert_same(mirrored(equilibrium(random.mirrored())), equilibrium(random))
+
+
+@settings(max_examples=15)
+@given(random_cells(size=5))
+def test_batch_of_equilibria_equals_single_ones(cells):
+    batch = pnp.solve_equilibrium(stacked(cells), grid_of(stacked(cells)))
+    for i, random in enumerate(cells):
+        single = equilibrium(random)
+        assert torch.allclose(batch.potential[i], single.potential, rtol=1e-12, atol=1e-12)
+        assert torch.allclose(batch.concentrations[i], single.concentrations, rtol=1e-10, atol=0)
+
+
+# ---- the coupled solver
+
+
+@EXAMPLES
+@given(random_cells(voltage=8.0, debyes=(0.03, 3.0), grounds=False))
+def test_coupled_solver_finds_the_equilibrium(random):
+    cell = random.cell()
+    solution = pnp.solve_steady(cell, grid_of(cell))
+    assert_kept(solution)
+    assert float(solution.check().flux_divergence) < 1e-12
+    assert_same(solution, pnp.solve_equilibrium(cell, grid_of(cell)))
+
+
+@EXAMPLES
+@given(random_cells())
+def test_coupled_solver_finds_the_equilibrium_of_any_neutral_cell(random):
+    cell = random.cell()
+    assert_same(pnp.solve_steady(cell, grid_of(cell)), pnp.solve_equilibrium(cell, grid_of(cell)))
+
+
+@settings(max_examples=15)
+@given(random_cells(size=5, voltage=8.0, debyes=(0.03, 3.0), grounds=False))
+def test_batch_of_steady_states_equals_single_ones(cells):
+    batch = pnp.solve_steady(stacked(cells), grid_of(stacked(cells)))
+    for i, random in enumerate(cells):
+        single = pnp.solve_steady(random.cell(), grid_of(random.cell()))
+        assert torch.allclose(batch.potential[i], single.potential, rtol=1e-12, atol=1e-12)
+        assert torch.allclose(batch.concentrations[i], single.concentrations, rtol=1e-10, atol=1e-12)
+        assert int(batch.stats.iterations[i]) == int(single.stats.iterations)
+
+
+# ---- transients
+
+
+def transient(cells: list[RandomCell], times: np.ndarray = TIMES) -> pnp.Solution:
+    """Random cells side by side, brought to equal relaxation times so that they share their times."""
+    equal = [replace(one, diffusivities=tuple(np.array(one.diffusivities) * one.relaxation)) for one in cells]
+    cell = stacked(equal)
+    return pnp.solve_transient(cell, grid_of(cell), times=times)
+
+
+@FEW
+@given(random_cells(size=8))
+def test_transients_keep_what_they_must(cells):
+    solution = transient(cells)
+    assert_kept(solution)
+    energy = pnp.free_energy(solution)
+    scale = (energy[:, :1] - energy[:, -1:]).abs() + 1e-9 * energy.abs().amax(-1, keepdim=True)
+    assert float((energy.diff(dim=-1) / scale).max()) < 1e-9
+    final = pnp.free_energy(pnp.solve_equilibrium(solution.cell, solution.grid))
+    assert bool((energy[:, -1] >= final - 1e-9 * energy.abs().amax(-1)).all())
+
+
+@settings(max_examples=3)
+@given(random_cells(size=3))
+def test_batch_of_transients_equals_single_ones(cells):
+    batch = transient(cells, TIMES[2:])
+    for i, random in enumerate(cells):
+        single = transient([random], TIMES[2:])
+        assert torch.allclose(batch.potential[i], single.potential[0], rtol=1e-12, atol=1e-12)
+        assert torch.allclose(batch.concentrations[i], single.concentrations[0], rtol=1e-9, atol=1e-12)
+        assert int(batch.stats.steps[i]) == int(single.stats.steps)
+
+
+@settings(max_examples=2)
+@given(random_cells(size=4))
+def test_symmetries_of_transients(cells):
+    plain = transient(cells, TIMES[2:])
+    assert_same(conjugated(transient([one.conjugated() for one in cells], TIMES[2:])), plain, 1e-10)
+    assert_same(mirrored(transient([one.mirrored() for one in cells], TIMES[2:])), plain, 1e-9)
+
+
+# ---- units
+
+
+def dimensional(random: RandomCell, temperature: float = 310.0, unit: float = 20e-9, filling: float = 15.0):
+    """The same cell in SI units: lengths in `unit`, concentrations in `filling`, and the unit of time."""
+    volt = constants.R * temperature / constants.value("Faraday constant")
+    permittivity = filling * constants.value("Faraday constant") * unit**2 / volt
+    diffusivity = 1.3e-9
+    base = random.cell()
+    species = [
+        pnp.Species(one.name, valence=one.valence, diffusivity=one.diffusivity * diffusivity)
+        for one in base.electrolyte.species
+    ]
+    capacitance = permittivity / unit
+
+    def electrode(end):
+        stern = None if end.stern_capacitance is None else end.stern_capacitance * capacitance
+        return pnp.Electrode(potential=end.potential * volt, stern_capacitance=stern)
+
+    cell = pnp.Cell(
+        pnp.Electrolyte(
+            species,
+            relative_permittivity=base.electrolyte.permittivity * permittivity / constants.epsilon_0,
+            temperature=temperature,
+        ),
+        length=base.length * unit,
+        concentrations=base.concentrations * filling,
+        left=electrode(base.left),
+        right=electrode(base.right),
+        fixed_charge=base.fixed_charge * filling,
+        ground=None if base.ground is None else base.ground * unit,
+    )
+    return cell, volt, filling, unit, diffusivity
+
+
+def compare_units(one, two, volt, filling, unit, diffusivity, tolerance):
+    """Every observable, with the unit it must have."""
+    faraday = constants.value("Faraday constant")
+
+    def close(a, b, factor):
+        assert torch.allclose(a, b * factor, rtol=tolerance, atol=tolerance * factor * float(b.abs().max()))
+
+    close(one.potential, two.potential, volt)
+    close(one.concentrations, two.concentrations, filling)
+    close(pnp.charge_density(one), pnp.charge_density(two), faraday * filling)
+    close(pnp.electric_field(one), pnp.electric_field(two), volt / unit)
+    for side in ("left", "right", "ground"):
+        a, b = getattr(pnp.surface_charge(one), side), getattr(pnp.surface_charge(two), side)
+        scale = faraday * filling * unit
+        assert float((a / scale - b).abs().max()) < tolerance * float(pnp.diffuse_charge(two).max() + 1)
+    close(pnp.amounts(one), pnp.amounts(two), filling * unit)
+    close(pnp.diffuse_charge(one), pnp.diffuse_charge(two), faraday * filling * unit)
+    close(pnp.debye_length(one), pnp.debye_length(two), unit)
+    close(pnp.debye_length(one.cell), pnp.debye_length(two.cell), unit)
+
+
+@EXAMPLES
+@given(random_cells())
+def test_si_and_dimensionless_cells_are_the_same(random):
+    cell, *units = dimensional(random)
+    one = pnp.solve_equilibrium(cell, grid_of(cell))
+    compare_units(one, equilibrium(random), *units, 1e-9)
+
+
+@settings(max_examples=3)
+@given(random_cells(debyes=(0.1, 3.0), voltage=5.0))
+def test_si_and_dimensionless_transients_are_the_same(random):
+    cell, volt, filling, unit, diffusivity = dimensional(random)
+    time = unit**2 / diffusivity
+    times = TIMES[2:] * random.relaxation
+    one = pnp.solve_transient(cell, grid_of(cell), times=times * time)
+    two = pnp.solve_transient(random.cell(), grid_of(random.cell()), times=times)
+    compare_units(one, two, volt, filling, unit, diffusivity, 1e-9)
+    flux = filling * diffusivity / unit
+    a, b = pnp.ion_flux(one) / flux, pnp.ion_flux(two)
+    assert torch.allclose(a, b, rtol=1e-7, atol=1e-9 * float(b.abs().max()))
+    current = flux * constants.value("Faraday constant")
+    a, b = pnp.current_density(one) / current, pnp.current_density(two)
+    assert torch.allclose(a, b, rtol=1e-7, atol=1e-9 * float(b.abs().max()))
+
+
+def test_debye_length_of_a_physiological_solution():
+    # Bard & Faulkner: 3.04 nm in 10 mM and 0.96 nm in 100 mM of a 1:1 salt in water at 25 degrees
+    ions = [
+        pnp.Species("Na+", valence=1, diffusivity=1.33e-9),
+        pnp.Species("Cl-", valence=-1, diffusivity=2.03e-9),
+    ]
+    water = pnp.Electrolyte(ions)
+    assert float(pnp.debye_length(water, [10.0, 10.0])) == pytest.approx(3.04e-9, rel=2e-3)
+    assert float(pnp.debye_length(water, [100.0, 100.0])) == pytest.approx(0.961e-9, rel=2e-3)
+    assert float(water.thermal_voltage) == pytest.approx(25.69e-3, rel=1e-4)
