@@ -7,7 +7,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test lint format notebooks clean
+.PHONY: demo test lint format clean
 
 demo: $(READY)
 	$(BIN)/python -m fusion demo --out out/demo
