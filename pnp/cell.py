@@ -78,6 +78,11 @@ class Cell:
         """Whether no ion can enter or leave, so that the filling fixes the amounts."""
         return isinstance(self.left, Electrode) and isinstance(self.right, Electrode)
 
+    @property
+    def comes_to_rest(self) -> bool:
+        """Whether the steady state has no flux at all: at most one end is a reservoir."""
+        return isinstance(self.left, Electrode) or isinstance(self.right, Electrode)
+
     def _per_species(self, value: Any, name: str, **bounds: float) -> Tensor:
         names = self.electrolyte.names
         if isinstance(value, Mapping):

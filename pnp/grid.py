@@ -65,8 +65,9 @@ class Grid:
         r"""Graded by a sinh map towards both ends (and both sides of the ground).
 
         The spacing at the wall is :math:`0.02\,(200/N)` of the *inner* Debye length
-        :math:`\lambda_D \max(1/\cosh(\Delta\phi/2V_T),\ 2\lambda_D/L)`, the thickness to which a wall
-        with potential drop :math:`\Delta\phi` compresses its double layer. The grading is a constant of the
+        :math:`\lambda_D \max(1/\cosh(z\,\Delta\phi/2V_T),\ 2\lambda_D/L)`, the thickness to which a wall
+        with potential drop :math:`\Delta\phi` compresses its double layer (the second only in a closed
+        cell, which runs out of ions). The grading is a constant of the
         gradients; the positions follow `length` and `ground` differentiably.
 
         Raises ValueError when `nodes` is below 3 (5 with a ground).
@@ -149,8 +150,11 @@ def _inner_debye_length(cell: Cell) -> Tensor:
         outer = cell.electrolyte.debye_length(cell.concentrations).to(cell.device)
         length = cell.length.to(outer.device)
         drop = wall_drop(cell) / cell.electrolyte.thermal_voltage.to(outer.device)
+        drop = drop * cell.electrolyte.valences.abs().amax(-1).to(outer.device)
         compressed = torch.exp(-drop / 2) * 2 / (1 + torch.exp(-drop))  # 1/cosh without overflow
-        return outer * torch.maximum(compressed, (2 * outer / length).clamp(max=1.0))
+        # A closed cell runs out of ions; a reservoir does not, short of what a grid can hold.
+        least = (2 * outer / length).clamp(max=1.0) if cell.is_closed else 1e-5 * length / outer
+        return outer * torch.maximum(compressed, least)
 
 
 def wall_drop(cell: Cell) -> Tensor:

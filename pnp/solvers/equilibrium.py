@@ -1,13 +1,18 @@
-r"""Equilibrium of a closed cell with any number of species: one convex problem in the potential.
+r"""Equilibrium of a cell with any number of species: one convex problem in the potential.
 
-Species meet only through the potential. At rest each is a Boltzmann distribution that keeps its amount,
+A cell with at most one reservoir comes to rest with no flux at all. Species meet only through the
+potential, and each is a Boltzmann distribution that keeps its amount, or what the reservoir holds,
 
-.. math:: c_j(x) = N_j \frac{e^{-z_j\phi(x)}}{\int e^{-z_j\phi}\,dx},
+.. math:: c_j(x) = N_j \frac{e^{-z_j\phi(x)}}{\int e^{-z_j\phi}\,dx}
+          \qquad\text{or}\qquad c_j(x) = c^\mathrm{bath}_j\,e^{-z_j(\phi(x) - \phi^\mathrm{bath})},
 
 so the cell is the minimum of the strictly convex
 
 .. math:: G(\phi) = \int \frac{\epsilon}{2}|\phi'|^2 - \rho_\mathrm{fixed}\,\phi\;dx
-          + \sum_j N_j \ln\int e^{-z_j\phi}\,dx + \sum_\mathrm{Stern}\frac{C_S}{2}(\phi - U)^2 .
+          + \sum_\mathrm{Stern}\frac{C_S}{2}(\phi - U)^2
+          + \sum_j N_j \ln\int e^{-z_j\phi}\,dx
+
+(for a reservoir the last term is :math:`\sum_j\int c_j\,dx`).
 
 Newton's method with backtracking finds it from the Laplace field. The cost is linear in the species; the
 discrete solution is the very one that the coupled steady solver finds, because the Scharfetter-Gummel flux
@@ -18,6 +23,7 @@ References:
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,12 +51,12 @@ def solve_equilibrium(
     throw: bool = True,
     newton_settings: Newton = Newton(max_iterations=200),  # noqa: B008 (frozen)
 ) -> Solution:
-    """Equilibrium of a cell that is closed at both ends, for any number of species.
+    """Equilibrium of a cell with at most one reservoir, for any number of species.
 
     Differentiable with respect to every number of the cell, at the cost of one more linear solve.
 
     Arguments:
-        cell: A cell with blocking electrodes at both ends.
+        cell: A cell with a blocking electrode at one end or both.
         grid: Default: `Grid.refined(cell, 200)`.
         initial: A solution on as many nodes whose potential to start from; default: the Laplace field.
         throw: Whether an element that fails raises; otherwise see `solution.status`.
@@ -58,13 +64,13 @@ def solve_equilibrium(
 
     Raises:
         SolveError: `throw` and some element failed.
-        ValueError: The cell is open, or `grid` or `initial` do not fit it.
+        ValueError: The cell has two reservoirs, or `grid` or `initial` do not fit it.
 
     Warns:
         UnderResolvedWarning: The spacing at a wall exceeds the local Debye length.
     """
-    if not cell.is_closed:
-        raise ValueError("solve_equilibrium: the cell must have an Electrode at both ends; use solve_steady.")
+    if not cell.comes_to_rest:
+        raise ValueError("solve_equilibrium: a cell with two reservoirs is never at rest; use solve_steady.")
     grid = Grid.refined(cell, DEFAULT_NODES) if grid is None else grid
     system, scales = scale(cell, grid)
     fixed = system.detach()
@@ -74,7 +80,7 @@ def solve_equilibrium(
         start = _held_to(
             fixed, scales.to_scaled(initial.concentrations, initial.potential).potential.detach()
         )
-    result = _minimise(fixed, start, newton_settings)
+    result = minimise(fixed, start, newton_settings)
     state = result.state
     if system.requires_grad():
         state = _differentiable(system, result)
@@ -82,19 +88,40 @@ def solve_equilibrium(
     return finish(cell, grid, scales, state, status, steady_statistics(result), throw)
 
 
+class _Bath(NamedTuple):
+    """What the reservoir holds: concentrations `(B, S)` and potential `(B,)`."""
+
+    concentrations: Tensor
+    potential: Tensor
+
+
 def boltzmann(system: System, potential: Tensor) -> Tensor:
-    """Concentrations in equilibrium with a potential `(B, N)` that keep the amounts, `(B, S, N)`."""
+    """Concentrations in equilibrium with a potential `(B, N)`, `(B, S, N)`."""
+    bath = _bath(system)
+    if bath is not None:
+        lifted = system.valences[:, :, None] * (potential - bath.potential[:, None])[:, None, :]
+        return bath.concentrations[:, :, None] * torch.exp(-lifted)
     exponent = -system.valences[:, :, None] * potential[:, None, :]
     exponent = exponent - exponent.detach().amax(-1, keepdim=True)
     weight = torch.exp(exponent)
     return weight * (system.amounts / (system.volumes[:, None, :] * weight).sum(-1))[..., None]
 
 
+def _bath(system: System) -> _Bath | None:
+    for end in (system.left, system.right):
+        if end.bath is not None:
+            return _Bath(end.bath, end.potential)
+    return None
+
+
 def functional(system: System, potential: Tensor) -> Tensor:
     """The convex functional G of a potential, `(B,)`."""
     field = (system.permittivity[:, None] / 2 * potential.diff(dim=-1) ** 2 / system.spacings).sum(-1)
-    exponent = torch.log(system.volumes)[:, None, :] - system.valences[:, :, None] * potential[:, None, :]
-    mobile = (system.amounts * torch.logsumexp(exponent, dim=-1)).sum(-1)
+    if system.is_closed:
+        exponent = torch.log(system.volumes)[:, None, :] - system.valences[:, :, None] * potential[:, None, :]
+        mobile = (system.amounts * torch.logsumexp(exponent, dim=-1)).sum(-1)
+    else:
+        mobile = (system.volumes[:, None, :] * boltzmann(system, potential)).sum((-2, -1))
     value = field + mobile - (system.volumes * system.fixed_charge * potential).sum(-1)
     for node, end in ((0, system.left), (-1, system.right)):
         if end.stern_capacitance is not None:
@@ -119,15 +146,16 @@ def _curvature(system: System, concentrations: Tensor) -> _Curvature:
     free[held_nodes(system)] = 0.0
     share = system.volumes[:, None, :] * concentrations
     charge = system.valences[:, :, None] ** 2 * share
-    shared = torch.einsum("bsn,bsm->bnm", charge / system.amounts[..., None], share)
-    matrix = (
-        (poisson_matrix(system).dense() + torch.diag_embed(charge.sum(1)) - shared) * free * free[:, None]
-    )
+    matrix = poisson_matrix(system).dense() + torch.diag_embed(charge.sum(1))
+    if system.is_closed:
+        matrix = matrix - torch.einsum("bsn,bsm->bnm", charge / system.amounts[..., None], share)
+    matrix = matrix * free * free[:, None]
     return _Curvature(torch.linalg.cholesky_ex(matrix + torch.diag(1 - free)).L, free)
 
 
 @torch.no_grad()
-def _minimise(system: System, potential: Tensor, settings: Newton) -> NewtonResult:
+def minimise(system: System, potential: Tensor, settings: Newton) -> NewtonResult:
+    """Newton's method with backtracking on G for every element of the batch, from `potential` `(B, N)`."""
     batch, device = potential.shape[0], potential.device
     iterations = torch.zeros(batch, dtype=torch.int64, device=device)
     change = torch.full((batch,), torch.inf, dtype=torch.float64, device=device)

@@ -11,12 +11,12 @@ from ..finite_volume.residual import poisson_residual, species_residual
 from ..grid import Grid
 from ..scaling import State, System, scale
 from ..solution import Solution
-from .equilibrium import solve_equilibrium
+from .equilibrium import minimise, solve_equilibrium
 from .finish import failed_status, finish, steady_statistics
 from .implicit_gradient import attach_gradient
 from .linear import FEW_SPECIES, Factorisation, PinnedAmounts, factorise
 from .newton import Newton, NewtonResult, newton
-from .start import start_state
+from .start import laplace_potential, start_state
 
 DEFAULT_NODES = 200
 
@@ -59,10 +59,13 @@ def solve_steady(
     r"""Steady state of a cell: constant ion fluxes, :math:`\nabla\cdot J_i = 0`, and Gauss's law.
 
     A cell closed at both ends keeps the amounts of its filling. Every batch element iterates and converges
-    on its own. The solution is differentiable with respect to every number of the cell (and to the positions
-    of the grid) by the implicit function theorem, at the cost of one transposed linear solve. How strongly a
-    refined grid is graded counts as a constant: pass `grid` to compare with finite differences. Closed cells
-    of more than six species are solved as the equilibria they are (:func:`solve_equilibrium`).
+    on its own, from a cold start; elements that fail and come to rest (at most one reservoir) are tried
+    again from their equilibrium potential. Such cells of more than six species are solved as the
+    equilibria they are (:func:`solve_equilibrium`).
+
+    The solution is differentiable with respect to every number of the cell (and to the positions of the
+    grid) by the implicit function theorem, at the cost of one transposed linear solve. How strongly a refined
+    grid is graded counts as a constant: pass `grid` to compare with finite differences.
 
     Arguments:
         cell: What to solve; batch axes anywhere in it are batch axes of the solution.
@@ -79,11 +82,13 @@ def solve_steady(
         UnderResolvedWarning: The spacing at a wall exceeds the local Debye length.
     """
     grid = Grid.refined(cell, DEFAULT_NODES) if grid is None else grid
-    if cell.is_closed and len(cell.electrolyte.species) > FEW_SPECIES:
+    if cell.comes_to_rest and len(cell.electrolyte.species) > FEW_SPECIES:
         return solve_equilibrium(cell, grid, initial=initial, throw=throw, newton_settings=newton_settings)
     system, scales = scale(cell, grid)
     problem = SteadyProblem(system.detach())
     result = newton(problem, start_state(problem.system, scales, initial), newton_settings)
+    if cell.comes_to_rest and not bool(result.converged.all()):
+        result = _restart_from_equilibrium(problem, result, newton_settings)
     state = _differentiable(system, result) if system.requires_grad() else result.state
     return finish(
         cell,
@@ -93,6 +98,30 @@ def solve_steady(
         failed_status(result.converged, result.change),
         steady_statistics(result),
         throw,
+    )
+
+
+def _restart_from_equilibrium(problem: SteadyProblem, result: NewtonResult, settings: Newton) -> NewtonResult:
+    """Try the elements that failed again, from the minimum of the convex functional of a cell at rest.
+
+    The cold start is quicker where it works; this works where double layers are extreme.
+    """
+    failed = torch.nonzero(~result.converged).squeeze(-1)
+    part = problem.select(failed)
+    rest = minimise(part.system, laplace_potential(part.system), settings)
+    again = newton(part, rest.state, settings)
+
+    def put(old: Tensor, new: Tensor) -> Tensor:
+        return old.index_copy(0, failed, new)
+
+    return NewtonResult(
+        State(
+            put(result.state.concentrations, again.state.concentrations),
+            put(result.state.potential, again.state.potential),
+        ),
+        put(result.converged, again.converged),
+        result.iterations.index_add(0, failed, rest.iterations + again.iterations),
+        put(result.change, again.change),
     )
 
 
