@@ -90,6 +90,9 @@ class Cell:
             if unknown or absent:
                 raise ValueError(f"{name}: expected the species {list(names)}, got {list(value)}.")
             parts = [as_quantity(value[one], f"{name}[{one!r}]", **bounds) for one in names]
+            broadcast_batch(
+                **{f"{name} of {one}": part.shape for one, part in zip(names, parts, strict=True)}
+            )
             return torch.stack(torch.broadcast_tensors(*parts), dim=-1)
         tensor = as_quantity(value, name, **bounds)
         if tensor.dim() == 0:
@@ -109,8 +112,10 @@ class Cell:
             raise TypeError(f"Cell: {side} must be an Electrode or a Reservoir, got {boundary!r}.")
         name = f"Cell: concentrations of the {side} reservoir"
         concentrations = self._per_species(boundary.concentrations, name, at_least=0.0)
-        charge = (self.electrolyte.valences * concentrations).sum(-1)
-        scale = (self.electrolyte.valences.abs() * concentrations).sum(-1)
+        valences = self.electrolyte.valences
+        broadcast_batch(**{name: concentrations.shape[:-1], "valences": valences.shape[:-1]})
+        charge = (valences * concentrations).sum(-1)
+        scale = (valences.abs() * concentrations).sum(-1)
         if not callable(self.fixed_charge):
             charge = charge + as_quantity(self.fixed_charge, "Cell: fixed_charge")
         if bool((charge.abs() > 1e-8 * scale).any()) and not callable(self.fixed_charge):
@@ -122,6 +127,7 @@ class Cell:
 
     def _ground(self) -> Tensor:
         position = as_quantity(self.ground, "Cell: ground", above=0.0)
+        broadcast_batch(ground=position.shape, length=self.length.shape)
         if bool((position >= self.length).any()):
             raise ValueError(
                 f"Cell: ground must lie inside the cell, between 0 and length = "

@@ -43,6 +43,10 @@ class Grid:
         spacings = nodes.diff(dim=-1) if self.spacings is None else self.spacings
         if bool((spacings <= 0).any()) or bool((nodes[..., 0] != 0).any()):
             raise ValueError("Grid: nodes must start at 0 and increase strictly.")
+        if spacings.shape[-1] != nodes.shape[-1] - 1 or bool(
+            ((nodes.diff(dim=-1) - spacings).abs() > 1e-6 * spacings + 1e-12 * nodes[..., -1:]).any()
+        ):
+            raise ValueError("Grid: spacings must be the distances between neighbouring nodes.")
         object.__setattr__(self, "nodes", nodes)
         object.__setattr__(self, "spacings", spacings)
 

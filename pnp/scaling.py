@@ -202,3 +202,11 @@ def _check_grid(cell: Cell, grid: Grid) -> None:
             f"grid: must end at the cell's length, {cell.length.max().item():g}, "
             f"but ends at {end.max().item():g}."
         )
+    if grid.ground_node is None:
+        return
+    place = grid.nodes[..., grid.ground_node].detach().to(cell.device)
+    if bool(((place - cell.ground.detach().to(cell.device)).abs() > 1e-9 * end).any()):
+        raise ValueError(
+            f"grid: node {grid.ground_node} must lie at the ground of the cell, {cell.ground.max().item():g}, "
+            f"but lies at {place.max().item():g}."
+        )

@@ -76,7 +76,7 @@ def solve_equilibrium(
     fixed = system.detach()
     start = laplace_potential(fixed)
     if initial is not None:
-        check_initial(initial, fixed)
+        check_initial(initial, fixed, scales)
         start = _held_to(
             fixed, scales.to_scaled(initial.concentrations, initial.potential).potential.detach()
         )

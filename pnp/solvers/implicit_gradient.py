@@ -9,19 +9,21 @@ that is one transposed solve. The iteration itself is not recorded, so memory do
 derivatives are not exact, because J is a constant here.
 """
 
-from torch import Tensor
+import torch
 
 from ..scaling import State
-from .linear import Factorisation
+from .newton import Problem
 
 
-def attach_gradient(state: State, factorisation: Factorisation, residual: tuple[Tensor, Tensor]) -> State:
-    """`state` as a differentiable function of what `residual` (evaluated at `state`) depends on.
+def attach_gradient(problem: Problem, state: State) -> State:
+    """`state`, a solution of `problem`, as a differentiable function of what the problem depends on.
 
     The value stays that of `state`: the residual is rounding there, and is not to be added.
     """
-    step = factorisation.solve(*residual)
+    with torch.no_grad():
+        factorisation = problem.detach().factorise(state.detach())
+    step = factorisation.solve(*problem.residual(state.detach()))
     return State(
-        state.concentrations - (step.concentrations - step.concentrations.detach()),
-        state.potential - (step.potential - step.potential.detach()),
+        state.concentrations.detach() - (step.concentrations - step.concentrations.detach()),
+        state.potential.detach() - (step.potential - step.potential.detach()),
     )

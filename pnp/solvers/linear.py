@@ -74,19 +74,31 @@ class SpeciesElimination:
         return State(free - torch.einsum("bsnm,bm->bsn", self._response, potential), potential)
 
 
-class PinnedAmounts:
-    r"""The steady matrix of a closed cell, in which an amount replaces one redundant balance per species.
+def most_populated(state: State) -> Tensor:
+    """Index of the node where each species is most populated, `(B, S)`."""
+    return state.concentrations.argmax(-1)
 
-    The balances of a species sum to zero, so one of them, at the node where the species is most populated
-    (at a depleted node the matrix would be singular), gives way to
+
+def pin_amounts(residual: Tensor, system: System, state: State, amounts: Tensor) -> Tensor:
+    """Replace the balance at the most populated node of every species by the amount that is missing."""
+    missing = (system.volumes[:, None, :] * state.concentrations).sum(-1) - amounts
+    return residual.scatter(-1, most_populated(state).unsqueeze(-1), missing.unsqueeze(-1))
+
+
+class PinnedAmounts:
+    r"""The matrix of a closed cell in which an amount replaces one redundant balance per species.
+
+    The balances of a species sum to the change of its amount, so one of them, at the node where the species
+    is most populated (at a depleted node the matrix would be singular), gives way to
     :math:`\sum_k V_k\,\delta c_{i,k} = r_i`. The factorised matrix has :math:`\delta c = \alpha_i` there
     instead; the :math:`\alpha` follow from S more right-hand sides.
 
     Arguments:
-        pinned: Index of that node for every species, `(B, S)`.
+        jacobian: At `state`, without the replacement.
     """
 
-    def __init__(self, jacobian: Jacobian, system: System, pinned: Tensor) -> None:
+    def __init__(self, jacobian: Jacobian, system: System, state: State) -> None:
+        pinned = most_populated(state)
         self._pinned, self._volumes = pinned, system.volumes
         here = torch.nn.functional.one_hot(pinned, system.volumes.shape[-1]).to(torch.bool)
         transport, migration = jacobian.transport, jacobian.migration

@@ -55,6 +55,10 @@ class Problem(Protocol):
         """The same equations for some elements of the batch."""
         ...
 
+    def detach(self) -> Self:
+        """The same equations without gradients."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class NewtonResult:

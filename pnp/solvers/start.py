@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ..finite_volume.jacobian import poisson_matrix
 from ..finite_volume.residual import poisson_residual
+from ..quantity import broadcast_batch
 from ..scaling import Scales, State, System
 from ..solution import Solution
 from .block_tridiagonal import BlockTridiagonal
@@ -14,7 +15,7 @@ def start_state(system: System, scales: Scales, initial: Solution | None) -> Sta
     """The filling and the potential of an uncharged cell, or the state of `initial`."""
     nodes = system.volumes.shape[-1]
     if initial is not None:
-        check_initial(initial, system)
+        check_initial(initial, system, scales)
         return scales.to_scaled(initial.concentrations.detach(), initial.potential.detach()).detach()
     filling = system.filling[:, :, None].expand(-1, -1, nodes).clone()
     for node, end in ((0, system.left), (-1, system.right)):
@@ -23,8 +24,8 @@ def start_state(system: System, scales: Scales, initial: Solution | None) -> Sta
     return State(filling, laplace_potential(system))
 
 
-def check_initial(initial: Solution, system: System) -> None:
-    """Raise ValueError unless `initial` is a single state on the nodes and species of the system."""
+def check_initial(initial: Solution, system: System, scales: Scales) -> None:
+    """Raise ValueError unless `initial` is a single state on the nodes, species and batch of the system."""
     wanted = (system.filling.shape[-1], system.volumes.shape[-1])
     if initial.times is not None:
         raise ValueError("initial: a transient has many states; take one with solution.at(index).")
@@ -33,6 +34,9 @@ def check_initial(initial: Solution, system: System) -> None:
             f"initial: must have (species, node) = {wanted} like the cell and its grid, "
             f"got {tuple(initial.concentrations.shape[-2:])}."
         )
+    batch = tuple(initial.status.shape)
+    if broadcast_batch(cell=scales.batch_shape, initial=batch) != scales.batch_shape:
+        raise ValueError(f"initial: must have the batch axes {tuple(scales.batch_shape)}, got {batch}.")
 
 
 def laplace_potential(system: System) -> Tensor:

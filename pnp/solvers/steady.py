@@ -14,11 +14,13 @@ from ..solution import Solution
 from .equilibrium import minimise, solve_equilibrium
 from .finish import failed_status, finish, steady_statistics
 from .implicit_gradient import attach_gradient
-from .linear import FEW_SPECIES, Factorisation, PinnedAmounts, factorise
-from .newton import Newton, NewtonResult, newton
+from .linear import FEW_SPECIES, Factorisation, PinnedAmounts, factorise, pin_amounts
+from .newton import NEGLIGIBLE, Newton, NewtonResult, newton
 from .start import laplace_potential, start_state
 
 DEFAULT_NODES = 200
+AT_REST = 1e-6
+"""Largest difference of an electrochemical potential, in thermal voltages, that counts as equilibrium."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,21 +33,21 @@ class SteadyProblem:
         """See :class:`~pnp.solvers.newton.Problem`."""
         species = species_residual(self.system, state)
         if self.system.is_closed:
-            amounts = (self.system.volumes[:, None, :] * state.concentrations).sum(-1)
-            missing = (amounts - self.system.amounts).unsqueeze(-1)
-            species = species.scatter(-1, _pinned(state).unsqueeze(-1), missing)
+            species = pin_amounts(species, self.system, state, self.system.amounts)
         return species, poisson_residual(self.system, state)
 
     def factorise(self, state: State) -> Factorisation:
         """See :class:`~pnp.solvers.newton.Problem`."""
         matrix = jacobian(self.system, state)
-        return (
-            PinnedAmounts(matrix, self.system, _pinned(state)) if self.system.is_closed else factorise(matrix)
-        )
+        return PinnedAmounts(matrix, self.system, state) if self.system.is_closed else factorise(matrix)
 
     def select(self, elements: Tensor) -> "SteadyProblem":
         """See :class:`~pnp.solvers.newton.Problem`."""
         return SteadyProblem(self.system.select(elements))
+
+    def detach(self) -> "SteadyProblem":
+        """See :class:`~pnp.solvers.newton.Problem`."""
+        return SteadyProblem(self.system.detach())
 
 
 def solve_steady(
@@ -87,8 +89,10 @@ def solve_steady(
     system, scales = scale(cell, grid)
     problem = SteadyProblem(system.detach())
     result = newton(problem, start_state(problem.system, scales, initial), newton_settings)
-    if cell.comes_to_rest and not bool(result.converged.all()):
-        result = _restart_from_equilibrium(problem, result, newton_settings)
+    if cell.comes_to_rest:
+        failed = _not_at_rest(problem.system, result)
+        if failed.numel():
+            result = _restart_from_equilibrium(problem, result, failed, newton_settings)
     state = _differentiable(system, result) if system.requires_grad() else result.state
     return finish(
         cell,
@@ -101,12 +105,13 @@ def solve_steady(
     )
 
 
-def _restart_from_equilibrium(problem: SteadyProblem, result: NewtonResult, settings: Newton) -> NewtonResult:
-    """Try the elements that failed again, from the minimum of the convex functional of a cell at rest.
+def _restart_from_equilibrium(
+    problem: SteadyProblem, result: NewtonResult, failed: Tensor, settings: Newton
+) -> NewtonResult:
+    """Solve the elements `failed` again, from the minimum of the convex functional of a cell at rest.
 
     The cold start is quicker where it works; this works where double layers are extreme.
     """
-    failed = torch.nonzero(~result.converged).squeeze(-1)
     part = problem.select(failed)
     rest = minimise(part.system, laplace_potential(part.system), settings)
     again = newton(part, rest.state, settings)
@@ -125,20 +130,26 @@ def _restart_from_equilibrium(problem: SteadyProblem, result: NewtonResult, sett
     )
 
 
+def _not_at_rest(system: System, result: NewtonResult) -> Tensor:
+    """Indices of elements that failed, or whose ions are not in equilibrium with each other.
+
+    A depleted region can split a species into two parts that no flux above rounding joins: any share of them
+    satisfies the balances, but only one has the same electrochemical potential on both sides.
+    """
+    c = result.state.concentrations
+    electrochemical = torch.log(c) + system.valences[:, :, None] * result.state.potential[:, None, :]
+    there = c > NEGLIGIBLE * c.amax(-1, keepdim=True)
+    highest = torch.where(there, electrochemical, -torch.inf).amax(-1)
+    lowest = torch.where(there, electrochemical, torch.inf).amin(-1)
+    at_rest = result.converged & ((highest - lowest) < AT_REST).all(-1)
+    return torch.nonzero(~at_rest).squeeze(-1)
+
+
 def _differentiable(system: System, result: NewtonResult) -> State:
     """Attach implicit gradients to the elements that converged; the others stay constants."""
     solved = torch.nonzero(result.converged).squeeze(-1)
-    state = result.state.select(solved)
-    problem = SteadyProblem(system.select(solved))
-    with torch.no_grad():
-        factorisation = SteadyProblem(problem.system.detach()).factorise(state)
-    attached = attach_gradient(state, factorisation, problem.residual(state))
+    attached = attach_gradient(SteadyProblem(system.select(solved)), result.state.select(solved))
     return State(
         result.state.concentrations.index_copy(0, solved, attached.concentrations),
         result.state.potential.index_copy(0, solved, attached.potential),
     )
-
-
-def _pinned(state: State) -> Tensor:
-    """Most populated node of every species, `(B, S)`."""
-    return state.concentrations.argmax(-1)

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from ..finite_volume.jacobian import jacobian
 from ..finite_volume.residual import divergence, ion_fluxes, poisson_residual, species_residual
-from ..scaling import State, System
+from ..scaling import Batched, State, System
 from .implicit_gradient import attach_gradient
-from .linear import Factorisation, factorise
+from .linear import Factorisation, PinnedAmounts, factorise, pin_amounts
 from .newton import Newton, newton
 
 GAMMA = 2 - math.sqrt(2)
@@ -31,58 +31,103 @@ _ERROR = (-3 * GAMMA**2 + 4 * GAMMA - 2) / (6 * (2 - GAMMA))
 
 
 @dataclass(frozen=True, eq=False)
-class StageProblem:
-    """Balances of one implicit stage of length `step` `(B,)` from `known` `(B, S, N)`, and Gauss's law."""
+class StageProblem(Batched):
+    """Balances of one implicit stage of length `step` `(B,)` from `known` `(B, S, N)`, and Gauss's law.
+
+    `amounts` `(B, S)` are what a closed cell has to keep; None: the balances alone keep them.
+    """
 
     system: System
     known: Tensor
     step: Tensor
+    amounts: Tensor | None
 
     def residual(self, state: State) -> tuple[Tensor, Tensor]:
         """See :class:`~pnp.solvers.newton.Problem`."""
         species = species_residual(self.system, state, known=self.known, step=self.step)
+        if self.amounts is not None:
+            species = pin_amounts(species, self.system, state, self.amounts)
         return species, poisson_residual(self.system, state)
 
     def factorise(self, state: State) -> Factorisation:
         """See :class:`~pnp.solvers.newton.Problem`."""
-        return factorise(jacobian(self.system, state, step=self.step))
-
-    def select(self, elements: Tensor) -> "StageProblem":
-        """See :class:`~pnp.solvers.newton.Problem`."""
-        return StageProblem(self.system.select(elements), self.known[elements], self.step[elements])
-
-    def detach(self) -> "StageProblem":
-        """The same stage without gradients."""
-        return StageProblem(self.system.detach(), self.known.detach(), self.step)
+        matrix = jacobian(self.system, state, step=self.step)
+        return factorise(matrix) if self.amounts is None else PinnedAmounts(matrix, self.system, state)
 
 
 @dataclass(frozen=True, eq=False)
-class StepResult:
-    """A step that was tried: end state, local error `(B, S, N)`, and what Newton's method did, `(B,)`."""
+class Step(Batched):
+    """A step to try: where it starts, its length, by which method, and the amounts to keep.
 
+    Attributes:
+        state: At the start.
+        length: `(B,)`.
+        euler: Whether by backward Euler, `(B,)`.
+        amounts: See :class:`StageProblem`.
+    """
+
+    system: System
     state: State
+    length: Tensor
+    euler: Tensor
+    amounts: Tensor | None
+
+    def first_stage(self) -> StageProblem:
+        """The equations for the state in the middle."""
+        tau = self.length * torch.where(self.euler, GAMMA, GAMMA / 2)
+        explicit = torch.where(self.euler, 0.0, tau)[:, None, None] * rate(self.system, self.state)
+        return StageProblem(self.system, self.state.concentrations + explicit, tau, self.amounts)
+
+    def second_stage(self, middle: State) -> StageProblem:
+        """The equations for the state at the end."""
+        tau = self.length * torch.where(self.euler, 1 - GAMMA, GAMMA / 2)
+        weight = torch.where(self.euler, 1.0, 1 / _SPAN)[:, None, None]
+        known = weight * middle.concentrations + (1 - weight) * self.state.concentrations
+        return StageProblem(self.system, known, tau, self.amounts)
+
+
+@dataclass(frozen=True, eq=False)
+class StepResult(Batched):
+    """A step that was tried.
+
+    Attributes:
+        middle, end: States after the two stages.
+        error: Local error of the concentrations, `(B, S, N)`.
+        converged, iterations: Of Newton's method, `(B,)`.
+    """
+
+    middle: State
+    end: State
     error: Tensor
     converged: Tensor
     iterations: Tensor
 
 
-def take_step(system: System, state: State, step: Tensor, euler: Tensor, settings: Newton) -> StepResult:
-    """Try a step of length `step` `(B,)` from `state`, by backward Euler where `euler` `(B,)`."""
-    start_rate = rate(system, state)
-    tau = step * torch.where(euler, GAMMA, GAMMA / 2)
-    explicit = torch.where(euler, 0.0, tau)[:, None, None] * start_rate
-    middle, converged, iterations = _stage(system, state, state.concentrations + explicit, tau, settings)
-    middle_rate = rate(system, middle)
-    weight = torch.where(euler, 1.0, 1 / _SPAN)[:, None, None]
-    known = weight * middle.concentrations + (1 - weight) * state.concentrations
-    tau = step * torch.where(euler, 1 - GAMMA, GAMMA / 2)
-    end, also, more = _stage(system, middle, known, tau, settings)
-    with torch.no_grad():
-        error = _error(step, euler, start_rate, middle_rate, rate(system, end))
-        # The stiff part of the estimate is filtered by the matrix of the step itself.
-        matrix = StageProblem(system.detach(), known.detach(), tau).factorise(end.detach())
-        error = matrix.solve(_without_baths(system, error), torch.zeros_like(end.potential)).concentrations
-    return StepResult(end, error, converged & also, iterations + more)
+@torch.no_grad()
+def take_step(step: Step, settings: Newton) -> StepResult:
+    """Try a step, without gradients."""
+    first = newton(step.first_stage(), step.state, settings)
+    problem = step.second_stage(first.state)
+    second = newton(problem, first.state, settings)
+    rates = (rate(step.system, state) for state in (step.state, first.state, second.state))
+    error = _error(step.length, step.euler, *rates)
+    # The stiff part of the estimate is filtered by the matrix of the step itself.
+    matrix = factorise(jacobian(step.system, second.state, step=problem.step))
+    weighted = error * step.system.volumes[:, None, :]
+    filtered = matrix.solve(weighted, torch.zeros_like(second.state.potential)).concentrations
+    return StepResult(
+        first.state,
+        second.state,
+        filtered,
+        first.converged & second.converged,
+        first.iterations + second.iterations,
+    )
+
+
+def trace_step(step: Step, taken: StepResult) -> State:
+    """The end of a step that was taken, as a differentiable function of its start and of the system."""
+    middle = attach_gradient(step.first_stage(), taken.middle)
+    return attach_gradient(step.second_stage(middle), taken.end)
 
 
 def rate(system: System, state: State) -> Tensor:
@@ -96,31 +141,9 @@ def rate(system: System, state: State) -> Tensor:
     return change
 
 
-def _stage(
-    system: System, start: State, known: Tensor, tau: Tensor, settings: Newton
-) -> tuple[State, Tensor, Tensor]:
-    problem = StageProblem(system, known, tau)
-    fixed = problem.detach()
-    result = newton(fixed, start.detach(), settings)
-    if not (torch.is_grad_enabled() and (system.requires_grad() or known.requires_grad)):
-        return result.state, result.converged, result.iterations
-    with torch.no_grad():
-        factorisation = fixed.factorise(result.state)
-    state = attach_gradient(result.state, factorisation, problem.residual(result.state))
-    return state, result.converged, result.iterations
-
-
 def _error(step: Tensor, euler: Tensor, start: Tensor, middle: Tensor, end: Tensor) -> Tensor:
     """Local error of the concentrations from the rates at start, middle and end of the step."""
     dt = step[:, None, None]
     third = _ERROR * dt * (start / GAMMA - middle / (GAMMA * (1 - GAMMA)) + end / (1 - GAMMA))
     second = dt / 2 * (GAMMA * (middle - start) + (1 - GAMMA) * (end - middle))
     return torch.where(euler[:, None, None], second, third)
-
-
-def _without_baths(system: System, error: Tensor) -> Tensor:
-    weighted = error * system.volumes[:, None, :]
-    for node, end in ((0, system.left), (-1, system.right)):
-        if end.bath is not None:
-            weighted[..., node] = 0.0
-    return weighted

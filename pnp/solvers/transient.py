@@ -12,11 +12,12 @@ from ..quantity import Quantity, as_quantity
 from ..scaling import Batched, Scales, State, System, scale
 from ..solution import Solution, Statistics
 from .finish import report, unflatten
+from .linear import FEW_SPECIES
 from .newton import Newton
 from .start import check_initial, poisson_potential
 from .steady import DEFAULT_NODES
 from .step_size import StepControl
-from .time_step import take_step
+from .time_step import Step, StepResult, take_step, trace_step
 
 STEP_NEWTON = Newton(max_iterations=25, tolerance=1e-6)
 FIRST_STEP = 1e-3
@@ -103,7 +104,7 @@ def _initial_state(system: System, scales: Scales, initial: Solution | Quantity 
     if initial is None:
         c = system.filling[:, :, None].expand(-1, -1, nodes)
     elif isinstance(initial, Solution):
-        check_initial(initial, system)
+        check_initial(initial, system, scales)
         c = scales.to_scaled(initial.concentrations, initial.potential).concentrations
     else:
         given = as_quantity(initial, "solve_transient: initial", above=0.0)
@@ -132,6 +133,7 @@ class _Front(Batched):
     step: Tensor
     euler: Tensor
     reached: Tensor  # index of the next output
+    amounts: Tensor | None  # what a closed cell keeps, (B, S)
 
 
 @dataclass(eq=False)
@@ -168,14 +170,15 @@ def _integrate(system: System, start: State, outputs: Tensor, control: StepContr
         # Either all of what remains, or half of it, rather than a sliver at the end.
         step = torch.where(front.step >= remaining / 2, remaining / 2, front.step)
         step = torch.where(front.step >= remaining * (1 - 1e-12), remaining, step)
-        tried = take_step(front.system, front.state, step, front.euler, STEP_NEWTON)
-        norm = control.error_norm(tried.error, tried.state.concentrations.detach())
+        trial = Step(front.system, front.state, step, front.euler, front.amounts)
+        tried = take_step(trial, STEP_NEWTON)
+        norm = control.error_norm(tried.error, tried.end.concentrations)
         accepted = tried.converged & (norm <= 1)
         failed = ~tried.converged | ~torch.isfinite(norm)
         run.iterations[elements] += tried.iterations
         run.steps[elements] += accepted
         run.rejected[elements] += ~accepted
-        front = _advance(front, tried.state, step, remaining, accepted)
+        front = _advance(front, _end_states(trial, tried, accepted), step, remaining, accepted)
         run.time[elements] = front.time
         arrived = accepted & (step == remaining)
         there = torch.nonzero(arrived).squeeze(-1)
@@ -209,8 +212,29 @@ def _begin(system: System, start: State, outputs: Tensor) -> tuple[_Front, _Run]
         step=(FIRST_STEP * debye_time).clamp(max=1.0),
         euler=torch.ones_like(zero, dtype=torch.bool),
         reached=(outputs[:, 0] == 0).long(),
+        amounts=_kept_amounts(system, start),
     )
     return front, run
+
+
+def _kept_amounts(system: System, start: State) -> Tensor | None:
+    """Amounts that steps are made to keep exactly, where the matrix of few species allows it."""
+    if not system.is_closed or start.concentrations.shape[1] > FEW_SPECIES:
+        return None
+    return (system.volumes[:, None, :] * start.concentrations).sum(-1)
+
+
+def _end_states(trial: Step, tried: StepResult, accepted: Tensor) -> State:
+    """Ends of the steps, differentiable where they were accepted and anything requires a gradient."""
+    wanted = trial.requires_grad() and torch.is_grad_enabled()
+    kept = torch.nonzero(accepted).squeeze(-1)
+    if not wanted or not kept.numel():
+        return tried.end
+    end = trace_step(trial.select(kept), tried.select(kept))
+    return State(
+        tried.end.concentrations.index_copy(0, kept, end.concentrations),
+        tried.end.potential.index_copy(0, kept, end.potential),
+    )
 
 
 def _advance(front: _Front, state: State, step: Tensor, remaining: Tensor, accepted: Tensor) -> _Front:
