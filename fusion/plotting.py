@@ -122,6 +122,7 @@ def plot_channels(
     ax.set_xlim(0, 1)
     ax.set_xlabel("position (L)")
     ax.set_ylabel("channel, by valence")
+    ax.locator_params(axis="y", integer=True)
     bar = ax.figure.colorbar(image, ax=ax, pad=0.16)
     bar.set_label("concentration / mixed state")
     when = "" if solution.times is None else f"t = {float(solution.times[moment]):.2g} L²/D"
