@@ -41,6 +41,17 @@ class Batched:
         """The batch elements with these indices."""
         return self.map(lambda tensor: tensor.index_select(0, elements))
 
+    def replaced(self, elements: Tensor, other: Any) -> Any:
+        """With the batch elements of these indices taken from `other`, which holds them alone."""
+        changed = {}
+        for part in fields(self):
+            value, new = getattr(self, part.name), getattr(other, part.name)
+            if isinstance(value, Tensor):
+                changed[part.name] = value.index_copy(0, elements, new)
+            elif isinstance(value, Batched):
+                changed[part.name] = value.replaced(elements, new)
+        return replace(self, **changed)
+
     def detach(self) -> Any:
         """The same numbers without gradients."""
         return self.map(Tensor.detach)

@@ -83,7 +83,7 @@ def solve_equilibrium(
     result = minimise(fixed, start, newton_settings)
     state = result.state
     if system.requires_grad():
-        state = _differentiable(system, result)
+        state = equilibrium_gradient(system, result)
     status = failed_status(result.converged, result.change)
     return finish(cell, grid, scales, state, status, steady_statistics(result), throw)
 
@@ -198,8 +198,8 @@ def _backtrack(system: System, potential: Tensor, update: Tensor, residual: Tens
     return fraction
 
 
-def _differentiable(system: System, result: NewtonResult) -> State:
-    """Attach implicit gradients to the elements that converged."""
+def equilibrium_gradient(system: System, result: NewtonResult) -> State:
+    """The state of `result` with implicit gradients where it converged."""
     solved = torch.nonzero(result.converged).squeeze(-1)
     part, state = system.select(solved), result.state.select(solved)
     with torch.no_grad():
@@ -207,10 +207,7 @@ def _differentiable(system: System, result: NewtonResult) -> State:
     held = _held_to(part, state.potential)
     step = curvature.solve(poisson_residual(part, State(boltzmann(part, held), held)))
     potential = held - (step - step.detach())
-    return State(
-        result.state.concentrations.index_copy(0, solved, boltzmann(part, potential)),
-        result.state.potential.index_copy(0, solved, potential),
-    )
+    return result.state.replaced(solved, State(boltzmann(part, potential), potential))
 
 
 def _held_to(system: System, potential: Tensor) -> Tensor:

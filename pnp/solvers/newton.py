@@ -6,7 +6,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from ..scaling import State
+from ..scaling import Batched, State
 from .linear import Factorisation
 
 KEEP_AT_LEAST = 0.1
@@ -61,7 +61,7 @@ class Problem(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class NewtonResult:
+class NewtonResult(Batched):
     """Where the iteration ended: state, whether it converged, iterations and last change, `(B,)` each."""
 
     state: State

@@ -1,6 +1,6 @@
 """Steady states by fully coupled Newton iterations from a cold start."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from ..finite_volume.residual import poisson_residual, species_residual
 from ..grid import Grid
 from ..scaling import State, System, scale
 from ..solution import Solution
-from .equilibrium import minimise, solve_equilibrium
+from .equilibrium import equilibrium_gradient, minimise, solve_equilibrium
 from .finish import failed_status, finish, steady_statistics
 from .implicit_gradient import attach_gradient
 from .linear import FEW_SPECIES, Factorisation, PinnedAmounts, factorise, pin_amounts
@@ -61,9 +61,8 @@ def solve_steady(
     r"""Steady state of a cell: constant ion fluxes, :math:`\nabla\cdot J_i = 0`, and Gauss's law.
 
     A cell closed at both ends keeps the amounts of its filling. Every batch element iterates and converges
-    on its own, from a cold start; elements that fail and come to rest (at most one reservoir) are tried
-    again from their equilibrium potential. Such cells of more than six species are solved as the
-    equilibria they are (:func:`solve_equilibrium`).
+    on its own, from a cold start; in cells that come to rest (at most one reservoir) elements that fail are
+    solved again as equilibria (:func:`solve_equilibrium`), and so are all of more than six species.
 
     The solution is differentiable with respect to every number of the cell (and to the positions of the
     grid) by the implicit function theorem, at the cost of one transposed linear solve. How strongly a refined
@@ -89,67 +88,42 @@ def solve_steady(
     system, scales = scale(cell, grid)
     problem = SteadyProblem(system.detach())
     result = newton(problem, start_state(problem.system, scales, initial), newton_settings)
-    if cell.comes_to_rest:
-        failed = _not_at_rest(problem.system, result)
-        if failed.numel():
-            result = _restart_from_equilibrium(problem, result, failed, newton_settings)
-    state = _differentiable(system, result) if system.requires_grad() else result.state
-    return finish(
-        cell,
-        grid,
-        scales,
-        state,
-        failed_status(result.converged, result.change),
-        steady_statistics(result),
-        throw,
-    )
-
-
-def _restart_from_equilibrium(
-    problem: SteadyProblem, result: NewtonResult, failed: Tensor, settings: Newton
-) -> NewtonResult:
-    """Solve the elements `failed` again, from the minimum of the convex functional of a cell at rest.
-
-    The cold start is quicker where it works; this works where double layers are extreme.
-    """
-    part = problem.select(failed)
-    rest = minimise(part.system, laplace_potential(part.system), settings)
-    again = newton(part, rest.state, settings)
-
-    def put(old: Tensor, new: Tensor) -> Tensor:
-        return old.index_copy(0, failed, new)
-
-    return NewtonResult(
-        State(
-            put(result.state.concentrations, again.state.concentrations),
-            put(result.state.potential, again.state.potential),
-        ),
-        put(result.converged, again.converged),
-        result.iterations.index_add(0, failed, rest.iterations + again.iterations),
-        put(result.change, again.change),
-    )
+    resting = _not_at_rest(problem.system, result) if cell.comes_to_rest else result.iterations.new_empty(0)
+    if resting.numel():
+        part = problem.system.select(resting)
+        rest = minimise(part, laplace_potential(part), newton_settings)
+        total = rest.iterations + result.iterations[resting]
+        result = result.replaced(resting, replace(rest, iterations=total))
+    state = _differentiable(system, result, resting) if system.requires_grad() else result.state
+    status = failed_status(result.converged, result.change)
+    return finish(cell, grid, scales, state, status, steady_statistics(result), throw)
 
 
 def _not_at_rest(system: System, result: NewtonResult) -> Tensor:
-    """Indices of elements that failed, or whose ions are not in equilibrium with each other.
+    """Indices of elements that failed, or that look steady and are not the equilibrium of their cell.
 
-    A depleted region can split a species into two parts that no flux above rounding joins: any share of them
-    satisfies the balances, but only one has the same electrochemical potential on both sides.
+    A depleted region can tear a species into parts that no flux above rounding joins. Any share of it on
+    either side then satisfies the balances, and the matrix that should fix the amount is singular; only one
+    share has the amount and the same electrochemical potential on both sides.
     """
     c = result.state.concentrations
     electrochemical = torch.log(c) + system.valences[:, :, None] * result.state.potential[:, None, :]
     there = c > NEGLIGIBLE * c.amax(-1, keepdim=True)
     highest = torch.where(there, electrochemical, -torch.inf).amax(-1)
     lowest = torch.where(there, electrochemical, torch.inf).amin(-1)
-    at_rest = result.converged & ((highest - lowest) < AT_REST).all(-1)
-    return torch.nonzero(~at_rest).squeeze(-1)
+    settled = result.converged & ((highest - lowest) < AT_REST).all(-1)
+    if system.is_closed:
+        amounts = (system.volumes[:, None, :] * c).sum(-1)
+        settled = settled & ((amounts / system.amounts - 1).abs() < AT_REST).all(-1)
+    return torch.nonzero(~settled).squeeze(-1)
 
 
-def _differentiable(system: System, result: NewtonResult) -> State:
-    """Attach implicit gradients to the elements that converged; the others stay constants."""
-    solved = torch.nonzero(result.converged).squeeze(-1)
-    attached = attach_gradient(SteadyProblem(system.select(solved)), result.state.select(solved))
-    return State(
-        result.state.concentrations.index_copy(0, solved, attached.concentrations),
-        result.state.potential.index_copy(0, solved, attached.potential),
-    )
+def _differentiable(system: System, result: NewtonResult, resting: Tensor) -> State:
+    """Attach implicit gradients to what converged, to elements `resting` those of the convex problem."""
+    coupled = torch.nonzero(result.converged.index_fill(0, resting, False)).squeeze(-1)
+    attached = attach_gradient(SteadyProblem(system.select(coupled)), result.state.select(coupled))
+    state = result.state.replaced(coupled, attached)
+    if resting.numel():
+        settled = equilibrium_gradient(system.select(resting), result.select(resting))
+        state = state.replaced(resting, settled)
+    return state
