@@ -13,7 +13,7 @@ demo: $(READY)
 	$(BIN)/python -m fusion demo --out out/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 lint: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"

@@ -11,7 +11,9 @@ settings.load_profile("suite")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--device", default="cpu", help="torch device of the tests that take the `device` fixture")
+    parser.addoption(
+        "--device", default="cpu", help="torch device of the tests that take the `device` fixture"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

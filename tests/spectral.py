@@ -37,7 +37,7 @@ def two_sided(length: float, first: float, elements: int) -> np.ndarray:
     low, high = 1.0, 1e6
     for _ in range(200):
         ratio = np.sqrt(low * high)
-        low, high = (ratio, high) if first * (ratio**np.arange(half)).sum() < length / 2 else (low, ratio)
+        low, high = (ratio, high) if first * (ratio ** np.arange(half)).sum() < length / 2 else (low, ratio)
     reach = np.concatenate([[0.0], np.cumsum(first * ratio ** np.arange(half))])
     reach *= length / 2 / reach[-1]
     return np.concatenate([reach, length - reach[-2::-1]])
@@ -151,7 +151,9 @@ class SpectralCell:
         response = derivative @ matrix
         at_points = np.eye(nodes)[node_of]
         blocks = []
-        for i, (z, d, c) in enumerate(zip(self.valences, self.diffusivities, self._split(state), strict=True)):
+        for i, (z, d, c) in enumerate(
+            zip(self.valences, self.diffusivities, self._split(state), strict=True)
+        ):
             row = []
             for j, other in enumerate(self.valences):
                 flux = z * other * c[node_of][:, None] * response

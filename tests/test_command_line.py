@@ -103,7 +103,10 @@ def test_malformed_file_is_one_sentence(tmp_path, capsys, content, sentence):
 
 MISTAKES = {
     "no file": (["train", "nothing.npz", "--out", "run"], "nothing.npz: no such file."),
-    "layer": (["train", "FILE", "--out", "run", "--layer", "lion"], "layer must be one of gmf, cell, concat, sum"),
+    "layer": (
+        ["train", "FILE", "--out", "run", "--layer", "lion"],
+        "layer must be one of gmf, cell, concat, sum",
+    ),
     "modality": (["train", "FILE", "--out", "run", "--modalities", "a,x"], "out of a, b, c, got a, x."),
     "epochs": (["train", "FILE", "--out", "run", "--epochs", "0"], "epochs must be 1 or more, got 0."),
     "seed": (["train", "FILE", "--out", "run", "--seed", "-2"], "seed must be 0 or more, got -2."),

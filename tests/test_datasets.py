@@ -93,7 +93,7 @@ def test_seed_decides_and_disturbs_nothing():
     ("changes", "message"),
     [
         ({"samples": 0}, "samples must be 1 or more, got 0"),
-        ({"shared": 0}, "shared must be 1 or more, got 0"),
+        ({"shared": 0, "label_from": "shared"}, "shared must be 1 or more, got 0"),
         ({"private": -1}, "private must be 0 or more, got -1"),
         ({"noise": -0.5}, r"noise must be 0 or more, got -0\.5"),
         ({"classes": 1}, "classes must be 2 or more, got 1"),

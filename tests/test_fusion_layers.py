@@ -235,7 +235,9 @@ def test_changing_the_dims_afterwards_changes_nothing(name):
 
 
 def test_unknown_layer():
-    with pytest.raises(ValueError, match=r"layer must be one of gmf, cell, concat, sum, late, got 'attention'"):
+    with pytest.raises(
+        ValueError, match=r"layer must be one of gmf, cell, concat, sum, late, got 'attention'"
+    ):
         find_layer("attention")
 
 

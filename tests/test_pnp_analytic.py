@@ -1,6 +1,7 @@
 """The exact canonical cell against quadrature with 30 digits and against its own differential equation."""
 
 import math
+from itertools import pairwise
 
 import mpmath
 import numpy as np
@@ -34,14 +35,16 @@ def test_quadrature_with_thirty_digits(voltage, debye):
     assert exact.charge == pytest.approx(float(charge), rel=1e-11)
 
 
-@pytest.mark.parametrize(("voltage", "debye"), [(1.0, 1.0), (4.0, 0.1), (10.0, 0.1), (10.0, 0.05), (2.0, 0.02)])
+@pytest.mark.parametrize(
+    ("voltage", "debye"), [(1.0, 1.0), (4.0, 0.1), (10.0, 0.1), (10.0, 0.05), (2.0, 0.02)]
+)
 def test_profiles_keep_the_amounts_and_the_charge(voltage, debye):
     exact = canonical_cell(voltage, debye)
 
     def integral(function):
         layer = [-1 + debye * k for k in (1e-3, 1e-2, 0.1, 1.0, 5.0)]
         ends = [-1.0, *[x for x in layer if x < 0], 0.0]
-        return sum(quad(function, a, b, epsabs=1e-11, epsrel=1e-11)[0] for a, b in zip(ends, ends[1:], strict=False))
+        return sum(quad(function, a, b, epsabs=1e-11, epsrel=1e-11)[0] for a, b in pairwise(ends))
 
     both = integral(lambda x: float(exact.concentrations(np.array(x)).sum()))
     charge = integral(lambda x: float(abs(np.diff(exact.concentrations(np.array(x)), axis=0)[0]) / 2))
@@ -59,7 +62,12 @@ def test_potential_agrees_with_a_boundary_value_solver(voltage, debye):
     x = np.linspace(-1, 1, 401)
     start = np.stack([-voltage * x, np.full_like(x, -voltage)])
     solved = solve_bvp(
-        equation, lambda a, b: np.array([a[0] - voltage, b[0] + voltage]), x, start, tol=1e-10, max_nodes=20000
+        equation,
+        lambda a, b: np.array([a[0] - voltage, b[0] + voltage]),
+        x,
+        start,
+        tol=1e-10,
+        max_nodes=20000,
     )
     assert solved.success
     probe = np.linspace(-0.99, 0.99, 57)
@@ -81,7 +89,9 @@ def test_small_voltages_give_the_linear_response(debye):
     x = np.linspace(-1, 1, 21)
     linear = -voltage * np.sinh(x / debye) / math.sinh(1 / debye)
     assert np.abs(exact.potential(x) - linear).max() < 1e-7 * voltage
-    assert exact.charge == pytest.approx(debye * voltage * (1 / math.tanh(1 / debye) - 1 / math.sinh(1 / debye)), rel=1e-7)
+    assert exact.charge == pytest.approx(
+        debye * voltage * (1 / math.tanh(1 / debye) - 1 / math.sinh(1 / debye)), rel=1e-7
+    )
 
 
 def test_thin_form_continues_the_elliptic_one():

@@ -39,7 +39,9 @@ def test_agrees_with_dense_for_every_number_of_nodes(size):
 @pytest.mark.parametrize("batch", [(3,), (2, 3)])
 @pytest.mark.parametrize("size", [1, 3])
 def test_agrees_with_dense_in_a_batch(size, batch):
-    assert error(random_blocks(13, size, batch), torch.randn(*batch, 13, size, 4, dtype=torch.float64)) < 1e-13
+    assert (
+        error(random_blocks(13, size, batch), torch.randn(*batch, 13, size, 4, dtype=torch.float64)) < 1e-13
+    )
 
 
 @pytest.mark.parametrize("size", [1, 3])

@@ -5,19 +5,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, example, given, settings
 from scipy import constants
 
 import pnp
 
+from .problems import Canonical
 from .random_cells import NODES, RandomCell, random_cells, stacked
 
 # These must hold on any grid, so coarse ones serve.
 pytestmark = pytest.mark.filterwarnings("ignore::pnp.UnderResolvedWarning")
 
 EXAMPLES = settings(max_examples=40)
-FEW = settings(max_examples=6)
 TIMES = np.array([0.0, 1e-4, 1e-3, 0.01, 0.1, 1.0])
+
+
+def few(count: int) -> settings:
+    """For transients, which take seconds: they are not made smaller when they fail."""
+    return settings(max_examples=count, phases=[Phase.explicit, Phase.generate])
 
 
 def grid_of(cell: pnp.Cell) -> pnp.Grid:
@@ -31,8 +36,8 @@ def equilibrium(random: RandomCell) -> pnp.Solution:
 def assert_kept(solution: pnp.Solution) -> None:
     kept = solution.check()
     assert float(kept.smallest_concentration.min()) > 0
-    assert float(kept.amount_error.max()) < 1e-12
     assert float(kept.gauss_error.max()) < 1e-12
+    assert float(kept.amount_error.max()) < 1e-12
 
 
 def assert_same(one: pnp.Solution, two: pnp.Solution, tolerance: float = 1e-11) -> None:
@@ -56,7 +61,7 @@ def mirrored(solution: pnp.Solution) -> pnp.Solution:
 
 
 @EXAMPLES
-@given(random_cells(neutral=False))
+@given(random_cells(neutral=False, debyes=(0.1, 3.0)))
 def test_equilibria_keep_what_they_must(random):
     assert_kept(equilibrium(random))
 
@@ -102,11 +107,47 @@ def test_coupled_solver_finds_the_equilibrium(random):
     assert_same(solution, pnp.solve_equilibrium(cell, grid_of(cell)))
 
 
+TORN = RandomCell(
+    valences=(2.0, -1.0),
+    diffusivities=(1.0, 1.0),
+    filling=(1.0, 2.0),
+    debye=0.0034,
+    length=1.0,
+    potentials=(-13.0, -18.0),
+    stern=(None, None),
+    ground=0.34,
+    fixed_charge=0.0,
+)
+"""Cations at both electrodes, none between them."""
+
+
 @EXAMPLES
+@example(TORN)
 @given(random_cells())
 def test_coupled_solver_finds_the_equilibrium_of_any_neutral_cell(random):
     cell = random.cell()
     assert_same(pnp.solve_steady(cell, grid_of(cell)), pnp.solve_equilibrium(cell, grid_of(cell)))
+
+
+@pytest.mark.parametrize(
+    ("filling", "potentials", "debye", "ground"),
+    [((2.0, 1.0), (-10.0, 16.0), 0.01, 0.5), ((3.0, 0.3), (10.0, 10.0), 0.05, 0.3)],
+)
+def test_torn_cells(filling, potentials, debye, ground):
+    """Ions that a depleted region splits: any share of them on either side looks steady, one is."""
+    random = RandomCell(
+        valences=(1.0, -1.0),
+        diffusivities=(1.0, 1.0),
+        filling=filling,
+        debye=debye,
+        length=1.0,
+        potentials=potentials,
+        stern=(None, None),
+        ground=ground,
+        fixed_charge=0.0,
+    )
+    found = pnp.solve_steady(random.cell(), grid_of(random.cell()))
+    assert_same(found, equilibrium(random))
 
 
 @settings(max_examples=15)
@@ -127,23 +168,44 @@ def transient(cells: list[RandomCell], times: np.ndarray = TIMES) -> pnp.Solutio
     """Random cells side by side, brought to equal relaxation times so that they share their times."""
     equal = [replace(one, diffusivities=tuple(np.array(one.diffusivities) * one.relaxation)) for one in cells]
     cell = stacked(equal)
-    return pnp.solve_transient(cell, grid_of(cell), times=times)
+    return pnp.solve_transient(cell, pnp.Grid.refined(cell, 31), times=times)
 
 
-@FEW
-@given(random_cells(size=8))
+def assert_dissipates(solution: pnp.Solution) -> None:
+    """The free energy falls, and never below that of the equilibrium."""
+    energy = pnp.free_energy(solution)
+    final = pnp.free_energy(pnp.solve_equilibrium(solution.cell, solution.grid)).unsqueeze(-1)
+    allowed = 1e-9 * (energy[:, :1] - final).abs() + 1e-13 * energy.abs().amax(-1, keepdim=True)
+    assert bool((energy.diff(dim=-1) <= allowed).all())
+    assert bool((final - energy <= allowed).all())
+
+
+@few(2)
+@given(random_cells(size=6, voltage=5.0))
 def test_transients_keep_what_they_must(cells):
     solution = transient(cells)
     assert_kept(solution)
-    energy = pnp.free_energy(solution)
-    scale = (energy[:, :1] - energy[:, -1:]).abs() + 1e-9 * energy.abs().amax(-1, keepdim=True)
-    assert float((energy.diff(dim=-1) / scale).max()) < 1e-9
-    final = pnp.free_energy(pnp.solve_equilibrium(solution.cell, solution.grid))
-    assert bool((energy[:, -1] >= final - 1e-9 * energy.abs().amax(-1)).all())
+    assert_dissipates(solution)
 
 
-@settings(max_examples=3)
-@given(random_cells(size=3))
+@few(1)
+@given(random_cells(size=6))
+def test_transients_at_high_voltage_keep_what_they_must(cells):
+    solution = transient(cells)
+    assert_kept(solution)
+    assert_dissipates(solution)
+
+
+@pytest.mark.parametrize(("voltage", "debye"), [(40.0, 0.1), (20.0, 0.001)])
+def test_long_steps_at_high_voltage_keep_the_amounts(voltage, debye):
+    """Where rounding of the fluxes, times a long step, is far above rounding of the amounts."""
+    cell = Canonical(voltage, debye).cell()
+    solution = pnp.solve_transient(cell, pnp.Grid.refined(cell, 31), times=[1.0, 100.0])
+    assert_kept(solution)
+
+
+@few(1)
+@given(random_cells(size=3, voltage=10.0))
 def test_batch_of_transients_equals_single_ones(cells):
     batch = transient(cells, TIMES[2:])
     for i, random in enumerate(cells):
@@ -153,12 +215,13 @@ def test_batch_of_transients_equals_single_ones(cells):
         assert int(batch.stats.steps[i]) == int(single.stats.steps)
 
 
-@settings(max_examples=2)
-@given(random_cells(size=4))
+@few(1)
+@given(random_cells(size=3, voltage=5.0))
 def test_symmetries_of_transients(cells):
-    plain = transient(cells, TIMES[2:])
-    assert_same(conjugated(transient([one.conjugated() for one in cells], TIMES[2:])), plain, 1e-10)
-    assert_same(mirrored(transient([one.mirrored() for one in cells], TIMES[2:])), plain, 1e-9)
+    times = TIMES[3:5]
+    plain = transient(cells, times)
+    assert_same(conjugated(transient([one.conjugated() for one in cells], times)), plain, 1e-10)
+    assert_same(mirrored(transient([one.mirrored() for one in cells], times)), plain, 1e-9)
 
 
 # ---- units
@@ -201,7 +264,9 @@ def compare_units(one, two, volt, filling, unit, diffusivity, tolerance):
     faraday = constants.value("Faraday constant")
 
     def close(a, b, factor):
-        assert torch.allclose(a, b * factor, rtol=tolerance, atol=tolerance * factor * float(b.abs().max()))
+        assert torch.allclose(
+            a, b * factor, rtol=tolerance, atol=tolerance * factor * (1 + float(b.abs().max()))
+        )
 
     close(one.potential, two.potential, volt)
     close(one.concentrations, two.concentrations, filling)
@@ -225,7 +290,7 @@ def test_si_and_dimensionless_cells_are_the_same(random):
     compare_units(one, equilibrium(random), *units, 1e-9)
 
 
-@settings(max_examples=3)
+@few(1)
 @given(random_cells(debyes=(0.1, 3.0), voltage=5.0))
 def test_si_and_dimensionless_transients_are_the_same(random):
     cell, volt, filling, unit, diffusivity = dimensional(random)
@@ -251,4 +316,4 @@ def test_debye_length_of_a_physiological_solution():
     water = pnp.Electrolyte(ions)
     assert float(pnp.debye_length(water, [10.0, 10.0])) == pytest.approx(3.04e-9, rel=2e-3)
     assert float(pnp.debye_length(water, [100.0, 100.0])) == pytest.approx(0.961e-9, rel=2e-3)
-    assert float(water.thermal_voltage) == pytest.approx(25.69e-3, rel=1e-4)
+    assert float(water.thermal_voltage) == pytest.approx(25.693e-3, rel=1e-4)

@@ -8,6 +8,8 @@ import torch
 from scipy.integrate import solve_bvp
 
 import pnp
+from pnp.scaling import scale
+from pnp.solvers.equilibrium import functional
 
 from .problems import Canonical, DebyeHueckel, DilutePartition, GouyChapman, electrolyte
 
@@ -105,12 +107,13 @@ def test_linear_response(debye, stern):
 # ---- Gouy-Chapman
 
 
+@pytest.mark.parametrize("solve", SOLVERS)
 @pytest.mark.parametrize("voltage", [0.1, 1.0, 4.0, -4.0, 8.0])
-def test_layer_against_a_bath(voltage):
+def test_layer_against_a_bath(voltage, solve):
     problem = GouyChapman(voltage)
     charge_errors, potential_errors = [], []
     for nodes in NODES:
-        solution = pnp.solve_steady(problem.cell(), pnp.Grid.refined(problem.cell(), nodes))
+        solution = solve(problem.cell(), pnp.Grid.refined(problem.cell(), nodes))
         charge_errors.append(float(pnp.surface_charge(solution).left) / problem.surface_charge() - 1)
         exact = problem.potential(solution.positions.numpy())
         potential_errors.append(np.abs(solution.potential.numpy() - exact).max() / abs(voltage))
@@ -338,11 +341,16 @@ def test_splitting_a_species_changes_nothing():
     assert torch.allclose(two.concentrations[:5].sum(0), one.concentrations[0], rtol=1e-11)
 
 
-def test_equilibrium_is_the_minimum_of_its_functional():
-    from pnp.scaling import scale
-    from pnp.solvers.equilibrium import functional
-
+@pytest.mark.parametrize("kind", ["closed", "bath"])
+def test_equilibrium_is_the_minimum_of_its_functional(kind):
     cell = many_species(9, left=pnp.Electrode(potential=3.0, stern_capacitance=0.5))
+    if kind == "bath":
+        z = cell.electrolyte.valences
+        neutral = torch.where(z > 0, 1 / z[z > 0].sum(), -1 / z[z < 0].sum())
+        bath = pnp.Reservoir(concentrations=neutral, potential=-3.0)
+        cell = pnp.Cell(
+            cell.electrolyte, length=1.0, concentrations=neutral, left=cell.left, right=bath, ground=0.4
+        )
     grid = pnp.Grid.refined(cell, 41)
     system, scales = scale(cell, grid)
     solution = pnp.solve_equilibrium(cell, grid)

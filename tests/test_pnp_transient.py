@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 import pnp
 from pnp import Newton, StepControl
 from pnp.scaling import State, scale
-from pnp.solvers.time_step import take_step
+from pnp.solvers.time_step import Step, take_step
 
 from .problems import BINARY_JUNCTION, Canonical, SaltDiffusion, electrolyte
 from .spectral import SpectralCell, two_sided
@@ -61,10 +61,10 @@ def test_charging_of_canonical_cells_at_default_tolerance(canonical_reference):
 
 def test_charging_of_canonical_cells_is_of_second_order(canonical_reference):
     times, cases, exact = canonical_reference
-    errors = [canonical_charges(cases[1:], times, nodes, PRECISE) / exact[1:] - 1 for nodes in (51, 101)]
+    errors = [canonical_charges(cases[1:], times, nodes, PRECISE) / exact[1:] - 1 for nodes in (41, 81)]
     # once the error of the grid has outgrown the one of the steps
     assert np.abs(orders(errors)[0, :, 3:] - 2).max() < 0.1
-    assert (np.abs(errors[1]).max(-1) < [1e-3, 2.5e-3]).all()
+    assert (np.abs(errors[1]).max(-1) < [1.5e-3, 4e-3]).all()
 
 
 def test_everything_at_once_against_the_independent_method():
@@ -93,13 +93,14 @@ def test_everything_at_once_against_the_independent_method():
         ground=0.8,
     )
     errors = []
-    for nodes in (41, 81):
+    for nodes in (31, 61):
         grid = pnp.Grid.refined(cell, nodes)
         solution = pnp.solve_transient(cell, grid, times=times, step_control=PRECISE)
         errors.append(pnp.surface_charge(solution).left.numpy() - reference.surface_charge(state))
     charge = np.abs(reference.surface_charge(state))
     assert np.abs(orders(errors) - 2).max() < 0.1
-    assert (np.abs(errors[1]) / charge).max() < 2e-3
+    assert (np.abs(errors[1]) / charge).max() < 4e-3
+    assert (np.abs(4 * errors[1] - errors[0]) / 3 / charge).max() < 2e-4
     # The profiles of the last moment, at nodes of the spectral elements that are nodes of the grid too
     probe = np.array([0.0, 0.8, 2.0])
     found = np.array([np.interp(probe, solution.positions, c) for c in solution.concentrations[-1]])
@@ -159,9 +160,10 @@ def step_error(euler: bool, steps: int) -> float:
     state = State(start, torch.zeros(1, nodes, dtype=torch.float64))
     settings = Newton(tolerance=1e-10)
     for _ in range(steps):
-        result = take_step(system, state, f64(time / steps), torch.tensor([euler]), settings)
+        step = Step(system, state, f64(time / steps), torch.tensor([euler]), system.amounts)
+        result = take_step(step, settings)
         assert bool(result.converged)
-        state = result.state
+        state = result.end
     exact = problem.profile(grid.nodes.numpy(), math.exp(-problem.rate_on(nodes - 1) * time))
     return float(np.abs(state.concentrations[0, 0].numpy() - exact).max())
 
@@ -182,9 +184,10 @@ def test_estimate_of_the_local_error(euler):
     start = torch.as_tensor(problem.profile(grid.nodes.numpy())).expand(1, 2, -1)
     state = State(start, torch.zeros(1, nodes, dtype=torch.float64))
     for step in (0.01, 0.005):
-        result = take_step(system, state, f64(step), torch.tensor([euler]), Newton(tolerance=1e-10))
+        trial = Step(system, state, f64(step), torch.tensor([euler]), system.amounts)
+        result = take_step(trial, Newton(tolerance=1e-10))
         exact = problem.profile(grid.nodes.numpy(), math.exp(-problem.rate_on(nodes - 1) * step))
-        true = np.abs(result.state.concentrations[0, 0].numpy() - exact).max()
+        true = np.abs(result.end.concentrations[0, 0].numpy() - exact).max()
         assert float(result.error.abs().max()) == pytest.approx(true, rel=0.1)
 
 
@@ -285,34 +288,38 @@ def charging(kind: str, ground: float | None = None) -> pnp.Cell:
     return pnp.Cell(electrolyte(0.05, (1.0, -2.0), (1.0, 0.4)), **(arguments | CHARGING[kind]))
 
 
-@pytest.mark.parametrize("ground", [None, 0.4])
-@pytest.mark.parametrize("kind", CHARGING)
-def test_total_current_is_ion_flux_plus_displacement(kind, ground):
-    """The displacement from the charge that the fluxes move: Poisson's equation once more, in numpy."""
-    cell = charging(kind, ground)
-    grid = pnp.Grid.refined(cell, 31)
-    solution = pnp.solve_transient(cell, grid, times=[0.02]).at(0)
-    z, h, v = (x.numpy() for x in (cell.electrolyte.valences, grid.spacings, grid.volumes))
-    flux = pnp.ion_flux(solution).numpy()
-    moved = -(np.pad(z @ flux, (0, 1)) - np.pad(z @ flux, (1, 0)))  # d/dt of the charge of every volume
-    matrix = np.zeros((31, 31))
-    for edge, stiffness in enumerate(0.05 / h):
+def total_current(solution: pnp.Solution, permittivity: float) -> tuple[np.ndarray, np.ndarray]:
+    """Ion and displacement currents of one moment: Poisson's equation for what the fluxes move, in numpy."""
+    cell, grid = solution.cell, solution.grid
+    z, h = cell.electrolyte.valences.numpy(), grid.spacings.numpy()
+    ionic = z @ pnp.ion_flux(solution).numpy()
+    moved = -(np.pad(ionic, (0, 1)) - np.pad(ionic, (1, 0)))  # d/dt of the charge of every volume
+    matrix = np.zeros((len(moved), len(moved)))
+    for edge, stiffness in enumerate(permittivity / h):
         matrix[edge : edge + 2, edge : edge + 2] += stiffness * np.array([[1, -1], [-1, 1]])
+    held = [] if grid.ground_node is None else [grid.ground_node]
     for node, end in ((0, cell.left), (-1, cell.right)):
         if isinstance(end, pnp.Electrode) and end.stern_capacitance is not None:
             matrix[node, node] += float(end.stern_capacitance)
         else:
-            matrix[node], matrix[node, node], moved[node] = 0.0, 1.0, 0.0
-    if ground is not None:
-        matrix[grid.ground_node], moved[grid.ground_node] = 0.0, 0.0
-        matrix[grid.ground_node, grid.ground_node] = 1.0
-    displacement = -0.05 * np.diff(np.linalg.solve(matrix, moved)) / h
-    total = z @ flux + displacement
+            held.append(node)
+    for node in held:
+        matrix[node], moved[node] = 0.0, 0.0
+        matrix[node, node] = 1.0
+    return ionic, -permittivity * np.diff(np.linalg.solve(matrix, moved)) / h
+
+
+@pytest.mark.parametrize("ground", [None, 0.4])
+@pytest.mark.parametrize("kind", CHARGING)
+def test_total_current_is_ion_flux_plus_displacement(kind, ground):
+    cell = charging(kind, ground)
+    solution = pnp.solve_transient(cell, pnp.Grid.refined(cell, 31), times=[0.02]).at(0)
+    ionic, displacement = total_current(solution, 0.05)
+    total = ionic + displacement
     assert np.abs(pnp.current_density(solution).numpy() - total).max() < 1e-9 * np.abs(total).max()
     assert np.abs(displacement).max() > 0.1 * np.abs(total).max()
     if ground is None:
         assert np.ptp(total) < 1e-9 * np.abs(total).max()
-    assert v.sum() == pytest.approx(1.0)
 
 
 def test_current_charges_the_electrode():
@@ -371,15 +378,14 @@ def test_requested_times_do_not_change_the_answer():
     assert float(pnp.diffuse_charge(many)[-1] / pnp.diffuse_charge(one)[-1]) == pytest.approx(1.0, abs=1e-3)
 
 
-@pytest.mark.parametrize("given", ["solution", "tensor"])
-def test_goes_on_from_a_state(given):
+def test_goes_on_from_a_state():
     problem = Canonical(3.0, 0.1)
     grid = pnp.Grid.refined(problem.cell(), 31)
     whole = pnp.solve_transient(problem.cell(), grid, times=[0.1, 0.3], step_control=PRECISE)
-    state = whole.at(0) if given == "solution" else whole.at(0).concentrations
-    rest = pnp.solve_transient(problem.cell(), grid, times=[0.2], initial=state, step_control=PRECISE)
-    assert (rest.potential[0] - whole.potential[1]).abs().max() < 3e-4
-    assert torch.allclose(rest.expected_amounts, whole.expected_amounts, rtol=1e-12)
+    for state in (whole.at(0), whole.at(0).concentrations):
+        rest = pnp.solve_transient(problem.cell(), grid, times=[0.2], initial=state, step_control=PRECISE)
+        assert (rest.potential[0] - whole.potential[1]).abs().max() < 3e-4
+        assert torch.allclose(rest.expected_amounts, whole.expected_amounts, rtol=1e-12)
 
 
 def test_discharges_when_the_voltage_is_taken_away():

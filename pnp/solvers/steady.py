@@ -119,7 +119,14 @@ def _not_at_rest(system: System, result: NewtonResult) -> Tensor:
 
 
 def _differentiable(system: System, result: NewtonResult, resting: Tensor) -> State:
-    """Attach implicit gradients to what converged, to elements `resting` those of the convex problem."""
+    """Attach implicit gradients to what converged, to elements `resting` those of the convex problem.
+
+    A ground can tear a cell almost, and then the coupled matrix has lost the digits that decide how many
+    ions are on either side, so there all gradients of a cell at rest are those of the convex problem.
+    """
+    at_most_one_bath = system.left.bath is None or system.right.bath is None
+    if system.ground_node is not None and at_most_one_bath:
+        return equilibrium_gradient(system, result)
     coupled = torch.nonzero(result.converged.index_fill(0, resting, False)).squeeze(-1)
     attached = attach_gradient(SteadyProblem(system.select(coupled)), result.state.select(coupled))
     state = result.state.replaced(coupled, attached)

@@ -1,0 +1,431 @@
+"""Gradients of solutions against differences, for every number of a cell and every kind of end."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from unittest.mock import patch
+
+import pytest
+import torch
+
+import pnp
+from pnp import Newton, StepControl
+
+from .problems import Canonical, GouyChapman, electrolyte
+from .test_pnp_steady import many_species
+
+NODES = 13
+GROUND_NODE = 5
+NUMBERS = {
+    "valence of the cation": 1.7,
+    "valence of the anion": -1.1,
+    "diffusivity of the cation": 0.6,
+    "diffusivity of the anion": 1.3,
+    "filling of the cation": 0.8,
+    "filling of the anion": 1.1,
+    "permittivity": 0.5,
+    "temperature": 1.2,
+    "left potential": 1.4,
+    "right potential": -0.9,
+    "left stern capacitance": 0.7,
+    "right stern capacitance": 1.9,
+    "left bath": 1.2,
+    "right bath": 0.5,
+    "fixed charge": 0.15,
+    "slope of the fixed charge": 0.3,
+    "length": 1.0,
+}
+INNER = torch.linspace(0, 1, NODES, dtype=torch.float64)[1:-1] + 0.01 * torch.tensor([1.0, -1.0] * 5 + [1.0])
+START = torch.cat([torch.tensor(list(NUMBERS.values()), dtype=torch.float64), INNER])
+NAMES = [*NUMBERS, *(f"node {k}" for k in range(1, NODES - 1))]
+KINDS = {
+    "electrodes": ("electrode", "electrode", False),
+    "electrode and Stern layer": ("electrode", "stern", False),
+    "Stern layers": ("stern", "stern", False),
+    "electrodes and ground": ("electrode", "stern", True),
+    "baths": ("bath", "bath", False),
+    "electrode and bath": ("electrode", "bath", False),
+    "bath and Stern layer with ground": ("bath", "stern", True),
+}
+AT_REST = [kind for kind in KINDS if kind != "baths"]
+
+
+@dataclass(frozen=True)
+class Parametrised:
+    """A cell and its grid as functions of a vector `(..., parameter)`."""
+
+    kind: str
+
+    def __call__(self, vector: torch.Tensor) -> tuple[pnp.Cell, pnp.Grid]:
+        p = dict(zip(NUMBERS, vector.unbind(-1), strict=False))
+        zero, length = torch.zeros_like(p["length"]), p["length"]
+        positions = torch.cat([zero[..., None], vector[..., len(NUMBERS) :], length[..., None]], dim=-1)
+        left, right, grounded = KINDS[self.kind]
+        open_end = "bath" in (left, right)
+        electrolyte = pnp.Electrolyte(
+            [
+                pnp.Species(
+                    "+", valence=p["valence of the cation"], diffusivity=p["diffusivity of the cation"]
+                ),
+                pnp.Species(
+                    "-", valence=p["valence of the anion"], diffusivity=p["diffusivity of the anion"]
+                ),
+            ],
+            relative_permittivity=p["permittivity"],
+            temperature=p["temperature"],
+            faraday_constant=1.0,
+            gas_constant=1.0,
+            vacuum_permittivity=1.0,
+        )
+        ratio = -p["valence of the cation"] / p["valence of the anion"]
+
+        def end(kind: str, side: str):
+            potential = p[f"{side} potential"]
+            if kind == "bath":
+                salt = p[f"{side} bath"]
+                return pnp.Reservoir(
+                    concentrations=torch.stack([salt, salt * ratio], -1), potential=potential
+                )
+            stern = p[f"{side} stern capacitance"] if kind == "stern" else None
+            return pnp.Electrode(potential=potential, stern_capacitance=stern)
+
+        def charge(x: torch.Tensor) -> torch.Tensor:
+            return p["fixed charge"][..., None] + p["slope of the fixed charge"][..., None] * x
+
+        cell = pnp.Cell(
+            electrolyte,
+            length=length,
+            concentrations=torch.stack([p["filling of the cation"], p["filling of the anion"]], -1),
+            left=end(left, "left"),
+            right=end(right, "right"),
+            fixed_charge=0.0 if open_end else charge,
+            ground=positions[..., GROUND_NODE] if grounded else None,
+        )
+        return cell, pnp.Grid(positions, ground_node=GROUND_NODE if grounded else None)
+
+
+def measured(solution: pnp.Solution) -> torch.Tensor:
+    """A few numbers that depend on all of a solution, `(..., number)`."""
+    generator = torch.Generator().manual_seed(1)
+    weights = torch.randn(3, *solution.potential.shape[-1:], dtype=torch.float64, generator=generator)
+    surface = pnp.surface_charge(solution)
+    parts = [
+        (solution.potential * weights[0]).sum(-1),
+        (solution.concentrations * weights[1:]).sum((-2, -1)),
+        surface.left,
+        surface.right,
+        pnp.free_energy(solution),
+        pnp.ion_flux(solution)[..., 0, 3],
+        pnp.current_density(solution)[..., 2],
+    ]
+    return torch.stack(parts, -1).flatten(-1 if solution.times is None else -2)
+
+
+def gradient_error(solve, kind: str, step: float = 1e-5) -> tuple[float, str]:
+    """Backward passes against central differences, which are one batch of perturbed cells.
+
+    The largest error, relative to one and the derivative, over all parameters and outputs, and where it is.
+    """
+    build = Parametrised(kind)
+    vector = START.clone().requires_grad_()
+    values = measured(solve(*build(vector)))
+    found = torch.stack([torch.autograd.grad(value, vector, retain_graph=True)[0] for value in values])
+    shifts = step * torch.eye(len(START), dtype=torch.float64)
+    shifted = measured(solve(*build(torch.stack([START + shifts, START - shifts]))))
+    wanted = ((shifted[0] - shifted[1]) / (2 * step)).T
+    error = (found - wanted).abs() / (1 + wanted.abs())
+    output, parameter = divmod(int(error.argmax()), len(START))
+    where = f"output {output} by {NAMES[parameter]}"
+    return float(error.max()), f"{where}: {found[output, parameter]:g}, not {wanted[output, parameter]:g}"
+
+
+def assert_gradients(solve, kind: str, step: float = 1e-5, tolerance: float = 1e-6) -> None:
+    error, where = gradient_error(solve, kind, step)
+    assert error < tolerance, where
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_of_steady_states(kind):
+    assert_gradients(pnp.solve_steady, kind)
+
+
+@pytest.mark.parametrize("kind", AT_REST)
+def test_gradients_of_equilibria(kind):
+    assert_gradients(pnp.solve_equilibrium, kind)
+
+
+@contextmanager
+def one_step_per_time() -> Iterator[None]:
+    """One step from each time to the next, so that nothing depends on the parameters but the solution."""
+    with (
+        patch("pnp.solvers.transient.FIRST_STEP", 1e30),
+        patch("pnp.solvers.transient.STEP_NEWTON", Newton(tolerance=1e-9)),
+        patch.object(StepControl, "error_norm", lambda self, error, c: torch.full_like(c[:, 0, 0], 0.5)),
+    ):
+        yield
+
+
+@pytest.fixture
+def fixed_steps():
+    with one_step_per_time():
+        yield
+
+
+GIVEN_TIMES = [0.001, 0.01, 0.03, 0.1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_of_transients_are_exact_for_given_steps(kind, fixed_steps):
+
+    def solve(cell, grid):
+        solution = pnp.solve_transient(cell, grid, times=GIVEN_TIMES)
+        assert int(solution.stats.steps.max()) == len(GIVEN_TIMES)
+        return solution
+
+    assert_gradients(solve, kind)
+
+
+@pytest.mark.parametrize("kind", ["electrode and bath"])
+def test_gradients_of_adaptive_transients(kind):
+    """Steps that adapt are constants of the gradient: right to the error of the steps."""
+
+    def solve(cell, grid):
+        return pnp.solve_transient(
+            cell, grid, times=[0.05], step_control=StepControl(relative=1e-6, absolute=1e-8)
+        )
+
+    assert_gradients(solve, kind, step=1e-2, tolerance=2e-3)
+
+
+def test_gradcheck_of_the_plain_solvers():
+    """The same once more by torch's own check, with every node an output."""
+    build = Parametrised("electrode and Stern layer")
+    vector = START.clone().requires_grad_()
+    for solve in (pnp.solve_steady, pnp.solve_equilibrium):
+
+        def profiles(vector, solve=solve):
+            solution = solve(*build(vector))
+            return solution.potential, solution.concentrations
+
+        assert torch.autograd.gradcheck(profiles, (vector,), eps=1e-6, atol=1e-7, fast_mode=True)
+
+
+@pytest.mark.parametrize("kind", [pnp.Grid.refined, pnp.Grid.uniform])
+def test_gradients_through_the_positions_of_a_made_grid(kind, monkeypatch, fixed_steps):
+    """The grading of a refined grid is a constant of the gradient, so it is one of the differences too."""
+    monkeypatch.setattr("pnp.grid._grading", lambda ratio: torch.full_like(ratio, 1.5))
+    length = torch.tensor(1.3, dtype=torch.float64, requires_grad=True)
+    ground = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+
+    def outputs(length, ground):
+        cell = Canonical(1.0, 0.4).cell(length=length, ground=ground)
+        steady = pnp.solve_steady(cell, kind(cell, 21))
+        moving = pnp.solve_transient(cell, kind(cell, 21), times=[0.02, 0.05])
+        still = pnp.surface_charge(steady).ground, pnp.free_energy(steady), steady.concentrations[0, 3]
+        return (*still, pnp.surface_charge(moving).left, moving.concentrations[:, 1, 4])
+
+    assert torch.autograd.gradcheck(outputs, (length, ground), eps=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("voltage", [0.5, 3.0, 6.0])
+def test_capacitance_of_gouy_and_chapman(voltage):
+    problem = GouyChapman(voltage)
+    errors = []
+    for nodes in (101, 201, 401):
+        potential = torch.tensor(voltage, dtype=torch.float64, requires_grad=True)
+        cell = problem.cell(left=pnp.Electrode(potential=potential))
+        solution = pnp.solve_steady(cell, pnp.Grid.refined(cell, nodes))
+        (capacitance,) = torch.autograd.grad(pnp.surface_charge(solution).left, potential)
+        errors.append(float(capacitance) / problem.capacitance - 1)
+    order = torch.log2(torch.tensor(errors[:-1]).abs() / torch.tensor(errors[1:]).abs())
+    assert (order - 2).abs().max() < 0.1
+    assert abs(errors[-1]) < 3e-4
+
+
+@pytest.mark.parametrize("count", [2, 40])
+def test_derivatives_of_the_free_energy(count):
+    """At equilibrium they need no adjoint: charge on the metal, chemical potential, mean square field."""
+    valences = torch.linspace(-1.4, 1.5, count, dtype=torch.float64).requires_grad_()
+    filling = torch.linspace(0.5, 1.5, count, dtype=torch.float64).div(count).requires_grad_()
+    left, right, permittivity = (
+        torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (2.0, -1.0, 0.1)
+    )
+    species = [pnp.Species(f"s{i}", valence=z, diffusivity=1.0) for i, z in enumerate(valences)]
+    cell = pnp.Cell(
+        pnp.Electrolyte.dimensionless(species, permittivity=permittivity),
+        length=1.0,
+        concentrations=filling,
+        left=pnp.Electrode(potential=left, stern_capacitance=0.8),
+        right=pnp.Electrode(potential=right),
+    )
+    grid = pnp.Grid(pnp.Grid.refined(cell, 41).nodes.detach())
+    solution = pnp.solve_equilibrium(cell, grid)
+    found = torch.autograd.grad(pnp.free_energy(solution), (left, right, permittivity, filling, valences))
+    surface = pnp.surface_charge(solution)
+    # With the potentials held, Gauss's law makes the field's energy count with the other sign.
+    wanted = (
+        -surface.left,
+        -surface.right,
+        -(grid.spacings * pnp.electric_field(solution) ** 2).sum() / 2,
+        torch.log(solution.concentrations[:, 7]) + valences * solution.potential[7],
+        (grid.volumes * solution.concentrations * solution.potential).sum(-1),
+    )
+    for one, two in zip(found, wanted, strict=True):
+        assert torch.allclose(one, two, rtol=1e-9)
+
+
+def test_gradients_of_many_species(fixed_steps):
+    """The eliminations by species in steps, the functional in equilibria."""
+    valences = many_species(9).electrolyte.valences
+
+    def charge(valences, solve):
+        base = many_species(9)
+        species = [pnp.Species(f"s{i}", valence=z, diffusivity=1.0) for i, z in enumerate(valences)]
+        cell = pnp.Cell(
+            pnp.Electrolyte.dimensionless(species, permittivity=0.2),
+            length=1.0,
+            concentrations=base.concentrations,
+            left=base.left,
+            right=pnp.Electrode(potential=-1.0, stern_capacitance=0.5),
+        )
+        return pnp.surface_charge(solve(cell, pnp.Grid.uniform(cell, 21))).left
+
+    def moving(cell, grid):
+        return pnp.solve_transient(cell, grid, times=[0.01, 0.05])
+
+    for solve in (pnp.solve_steady, moving):
+        point = valences.clone().requires_grad_()
+        assert torch.autograd.gradcheck(
+            lambda z, solve=solve: charge(z, solve), (point,), eps=1e-6, atol=1e-7
+        )
+
+
+@pytest.mark.parametrize("end", ["electrode", "bath"])
+def test_gradients_of_the_start_of_a_transient(end, fixed_steps):
+    """Given as concentrations, whose amounts a closed cell keeps, or as a steady state with a gradient."""
+    right = {
+        "electrode": pnp.Electrode(potential=-0.5),
+        "bath": pnp.Reservoir(concentrations=1.0, potential=0.0),
+    }
+    problem = Canonical(0.5, 0.4)
+    cell = problem.cell(right=right[end])
+    grid = pnp.Grid.uniform(cell, 11)
+    start = (1 + 0.3 * torch.rand(2, 11, dtype=torch.float64)).requires_grad_()
+    voltage = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+
+    def outputs(start, voltage):
+        one = pnp.solve_transient(cell, grid, times=GIVEN_TIMES, initial=start)
+        steady = pnp.solve_steady(problem.cell(left=pnp.Electrode(potential=voltage), right=right[end]), grid)
+        two = pnp.solve_transient(cell, grid, times=GIVEN_TIMES, initial=steady)
+        return one.concentrations[-1], pnp.surface_charge(one).left, two.potential[-1]
+
+    assert torch.autograd.gradcheck(outputs, (start, voltage), eps=1e-6, atol=1e-7)
+
+
+TORN = {  # potentials, Debye length: a salt of which both ions are depleted at a ground in the middle, and more so
+    "a little": ((10.0, 10.0), 0.1),
+    "nearly": ((20.0, 20.0), 0.1),
+    "in two": ((30.0, 30.0), 0.03),
+}
+
+
+@pytest.mark.filterwarnings("ignore::pnp.UnderResolvedWarning")
+@pytest.mark.parametrize("start", ["cold", "warm"])
+@pytest.mark.parametrize("name", TORN)
+def test_gradients_of_torn_cells(name, start):
+    """The coupled solver against the convex one, which does not know the difficulty."""
+    potentials, debye = TORN[name]
+    left = torch.tensor(potentials[0], dtype=torch.float64, requires_grad=True)
+    cell = pnp.Cell(
+        electrolyte(2 * debye**2),
+        length=1.0,
+        concentrations=1.0,
+        left=pnp.Electrode(potential=left),
+        right=pnp.Electrode(potential=potentials[1]),
+        ground=0.5,
+    )
+    grid = pnp.Grid.refined(cell, 41)
+    rest = pnp.solve_equilibrium(cell, grid)
+    steady = pnp.solve_steady(cell, grid, initial=None if start == "cold" else rest)
+    found, wanted = (
+        torch.autograd.grad(pnp.surface_charge(solution).left, left)[0] for solution in (steady, rest)
+    )
+    assert torch.allclose(found, wanted, rtol=1e-8)
+
+
+# ---- failed elements
+
+
+def voltages(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64, requires_grad=True)
+
+
+def charging(potential: torch.Tensor) -> pnp.Cell:
+    return Canonical(1.0, 0.1).cell(
+        left=pnp.Electrode(potential=potential), right=pnp.Electrode(potential=-potential.detach())
+    )
+
+
+def junction(potential: torch.Tensor) -> pnp.Cell:
+    return pnp.Cell(
+        electrolyte(0.02, diffusivities=(1.0, 0.5)),
+        length=1.0,
+        concentrations=1.0,
+        left=pnp.Reservoir(concentrations=100.0, potential=potential),
+        right=pnp.Reservoir(concentrations=1.0, potential=0.0),
+    )
+
+
+FAILURES = {
+    "steady, out of iterations": (
+        junction,
+        lambda cell, grid: pnp.solve_steady(
+            cell, grid, throw=False, newton_settings=Newton(max_iterations=8)
+        ),
+        20.0,
+    ),
+    "steady, not finite": (junction, lambda cell, grid: pnp.solve_steady(cell, grid, throw=False), 1e308),
+    "equilibrium, overflow": (
+        charging,
+        lambda cell, grid: pnp.solve_equilibrium(cell, grid, throw=False),
+        1e308,
+    ),
+    "transient, out of steps": (
+        charging,
+        lambda cell, grid: pnp.solve_transient(
+            cell, grid, times=[0.01, 0.3], throw=False, step_control=StepControl(max_steps=40)
+        ),
+        20.0,
+    ),
+    "transient, not finite": (
+        charging,
+        lambda cell, grid: pnp.solve_transient(cell, grid, times=[0.3], throw=False),
+        1e300,
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::pnp.UnderResolvedWarning")
+@pytest.mark.parametrize("name", FAILURES)
+def test_failed_elements_leave_no_trace(name):
+    build, solve, impossible = FAILURES[name]
+    grid = pnp.Grid.refined(build(torch.tensor(1.0)), 31)
+    potential = voltages(0.5, impossible, 1.0)
+    solution = solve(build(potential), grid)
+    assert solution.solved.tolist() == [True, False, True]
+    assert torch.isfinite(solution.potential[solution.solved]).all()
+    assert torch.isfinite(solution.concentrations).all()
+    solved = pnp.surface_charge(solution).left[solution.solved]
+    (gradient,) = torch.autograd.grad(solved.sum(), potential, retain_graph=True)
+    assert torch.isfinite(gradient).all()
+    assert float(gradient[1]) == 0.0
+    # A loss over the whole batch may touch the failed element, but must not become NaN by it.
+    (everywhere,) = torch.autograd.grad(
+        solution.concentrations.sum() + solution.potential[..., 3].sum(), potential
+    )
+    assert torch.isfinite(everywhere).all()
+    alone = voltages(0.5, 1.0)
+    single = solve(build(alone), grid)
+    (undisturbed,) = torch.autograd.grad(pnp.surface_charge(single).left.sum(), alone)
+    assert torch.allclose(gradient[::2], undisturbed, rtol=1e-10)
+    assert torch.allclose(solution.potential[::2], single.potential, rtol=1e-12, atol=1e-12)
