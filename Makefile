@@ -13,7 +13,8 @@ demo: $(READY)
 	$(BIN)/python -m fusion demo --out out/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n auto
+	# One thread a process: more would only wait for each other on matrices this small.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"

@@ -191,6 +191,13 @@ def test_estimate_of_the_local_error(euler):
         assert float(result.error.abs().max()) == pytest.approx(true, rel=0.1)
 
 
+def test_next_step_would_just_meet_the_tolerance():
+    """The local error is the step to the power of the order and one more; a tenth of the step is a reserve."""
+    norm, order = f64(1.0, 8.0, 4.0, 1e9, 0.0), f64(2.0, 2.0, 1.0, 2.0, 2.0)
+    wanted = f64(0.9, 0.45, 0.45, 0.2, 5.0)
+    assert torch.allclose(StepControl().factor(norm, order), wanted, rtol=1e-12)
+
+
 def test_error_follows_the_tolerance():
     """A local error of third order held at the tolerance: the error is its power of two thirds."""
     problem, nodes = SaltDiffusion(), 17
