@@ -86,7 +86,9 @@ def migrate(
     Default times: 40, logarithmically from before the fastest channel moves until all have settled.
     """
     if times is None:
-        fastest = float((cell.electrolyte.valences.abs().amax() * cell.left.potential.abs().amax()).detach())
+        potentials = (getattr(end, "potential", None) for end in (cell.left, cell.right))
+        voltage = max(float(one.detach().abs().amax()) for one in potentials if isinstance(one, Tensor))
+        fastest = float(cell.electrolyte.valences.detach().abs().amax()) * voltage
         first = math.log10(1e-3 / max(fastest, 1.0))
         times = torch.cat([torch.zeros(1), torch.logspace(first, 0.5, 39)]).double()
     control = pnp.StepControl(relative=relative, absolute=1e-2 * relative)

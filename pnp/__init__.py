@@ -6,7 +6,7 @@ Describe an electrolyte and a :class:`Cell`, solve it with :func:`solve_steady`,
 :func:`solve_equilibrium`, read observables off the :class:`Solution`, and draw it with `pnp.plotting`.
 """
 
-from .boundaries import Electrode, Reservoir
+from .boundaries import ChargedWall, Electrode, Periodic, Reservoir
 from .cell import Cell
 from .certificate import Certificate
 from .electrolyte import Electrolyte, Species
@@ -19,25 +19,33 @@ from .observables import (
     debye_length,
     diffuse_charge,
     electric_field,
+    electrode_potential,
     free_energy,
     ion_flux,
+    reaction_rate,
     surface_charge,
     total_charge,
 )
+from .reactions import ElectrodeReaction, Reaction
 from .solution import Solution
 from .solvers.equilibrium import solve_equilibrium
 from .solvers.newton import Newton
 from .solvers.steady import solve_steady
 from .solvers.step_size import StepControl
 from .solvers.transient import solve_transient
+from .waveforms import Waveform, piecewise_linear, ramp, sine, step, triangle
 
 __all__ = [
     "Cell",
     "Certificate",
+    "ChargedWall",
     "Electrode",
+    "ElectrodeReaction",
     "Electrolyte",
     "Grid",
     "Newton",
+    "Periodic",
+    "Reaction",
     "Reservoir",
     "Solution",
     "SolveError",
@@ -45,17 +53,25 @@ __all__ = [
     "Status",
     "StepControl",
     "UnderResolvedWarning",
+    "Waveform",
     "amounts",
     "charge_density",
     "current_density",
     "debye_length",
     "diffuse_charge",
     "electric_field",
+    "electrode_potential",
     "free_energy",
     "ion_flux",
+    "piecewise_linear",
+    "ramp",
+    "reaction_rate",
+    "sine",
     "solve_equilibrium",
     "solve_steady",
     "solve_transient",
+    "step",
     "surface_charge",
     "total_charge",
+    "triangle",
 ]

@@ -1,34 +1,55 @@
 """What stands at the two ends of a cell."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 
 from .quantity import Quantity, as_quantity
+from .reactions import ElectrodeReaction
+from .waveforms import Signal, as_signal
 
 
 @dataclass(frozen=True, eq=False)
 class Electrode:
-    r"""Blocking electrode: holds a potential, lets no ion through.
+    r"""A metal whose potential, or the current through it, is given. No ion passes unless it reacts.
 
     Arguments:
-        potential: Of the metal, :math:`U` [V], shape `(*batch)`.
+        potential: Of the metal, :math:`U` [V], `(*batch)`, or a :class:`pnp.Waveform` of time.
+        current: Instead of the potential: current density [A m⁻²] from left to right, as
+            :func:`pnp.current_density` counts it, `(*batch)` or a waveform. The potential is then an outcome
+            (:func:`pnp.electrode_potential`).
         stern_capacitance: :math:`C_S > 0` [F m⁻²] of a Stern layer between metal and electrolyte,
             :math:`\varepsilon\,\partial_n\phi = C_S\,(U - \phi)` with :math:`n` the outward normal;
             None: the electrolyte touches the metal, :math:`\phi = U`.
+        reactions: :class:`pnp.ElectrodeReaction` of species at this electrode; none: it is blocking.
 
     Raises:
+        TypeError: Both or neither of `potential` and `current`; a bare function in place of a waveform.
         ValueError: `stern_capacitance` not positive, anything not finite.
     """
 
     _: KW_ONLY
-    potential: Quantity
+    potential: Signal = None
+    current: Signal = None
     stern_capacitance: Quantity = None
+    reactions: Sequence[ElectrodeReaction] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "potential", as_quantity(self.potential, "Electrode: potential"))
+        put = object.__setattr__
+        if (self.potential is None) == (self.current is None):
+            raise TypeError("Electrode: give its potential or the current through it, one of the two.")
+        for name in ("potential", "current"):
+            if getattr(self, name) is not None:
+                put(self, name, as_signal(getattr(self, name), f"Electrode: {name}"))
         if self.stern_capacitance is not None:
             capacitance = as_quantity(self.stern_capacitance, "Electrode: stern_capacitance", above=0.0)
-            object.__setattr__(self, "stern_capacitance", capacitance)
+            put(self, "stern_capacitance", capacitance)
+        reactions = (
+            (self.reactions,) if isinstance(self.reactions, ElectrodeReaction) else tuple(self.reactions)
+        )
+        for reaction in reactions:
+            if not isinstance(reaction, ElectrodeReaction):
+                raise TypeError(f"Electrode: reactions must be pnp.ElectrodeReaction, got {reaction!r}.")
+        put(self, "reactions", reactions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +59,7 @@ class Reservoir:
     Arguments:
         concentrations: :math:`c_i \ge 0` [mol m⁻³]: one number for all species, a sequence or tensor
             `(*batch, species)`, or a mapping from species name to number.
-        potential: [V], shape `(*batch)`.
+        potential: [V], `(*batch)`, or a :class:`pnp.Waveform` of time.
 
     Raises:
         ValueError: Negative or non-finite numbers; whether the bath is neutral is checked by the cell,
@@ -47,13 +68,50 @@ class Reservoir:
 
     _: KW_ONLY
     concentrations: Quantity
-    potential: Quantity
+    potential: Signal
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "potential", as_quantity(self.potential, "Reservoir: potential"))
+        object.__setattr__(self, "potential", as_signal(self.potential, "Reservoir: potential"))
         if not isinstance(self.concentrations, Mapping):
             checked = as_quantity(self.concentrations, "Reservoir: concentrations", at_least=0.0)
             object.__setattr__(self, "concentrations", checked)
 
 
-Boundary = Electrode | Reservoir
+@dataclass(frozen=True, eq=False)
+class ChargedWall:
+    r"""An insulating wall that carries a fixed charge; no ion passes, and its potential is an outcome.
+
+    Arguments:
+        charge: Surface charge :math:`\sigma = \varepsilon\,\partial_n\phi` [C m⁻²], `(*batch)`; zero is a
+            plain insulator.
+
+    Raises ValueError for a charge that is not finite.
+    """
+
+    _: KW_ONLY
+    charge: Quantity = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "charge", as_quantity(self.charge, "ChargedWall: charge"))
+
+
+@dataclass(frozen=True, eq=False)
+class Periodic:
+    r"""The two ends are one place: what leaves on the right enters on the left. Both ends must be periodic.
+
+    Arguments:
+        potential_drop: By how much the potential falls from left to right [V], `(*batch)`; the field of a
+            long row of such cells. The potential is zero at the left end.
+
+    Raises ValueError for a drop that is not finite.
+    """
+
+    _: KW_ONLY
+    potential_drop: Quantity = 0.0
+
+    def __post_init__(self) -> None:
+        drop = as_quantity(self.potential_drop, "Periodic: potential_drop")
+        object.__setattr__(self, "potential_drop", drop)
+
+
+Boundary = Electrode | Reservoir | ChargedWall | Periodic

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from . import observables
-from .boundaries import Electrode
+from .boundaries import ChargedWall, Electrode
 from .observables import SurfaceCharge
 from .solution import Solution
 
@@ -17,7 +17,8 @@ class Certificate:
 
     Attributes:
         smallest_concentration: [mol m⁻³]; must be positive.
-        amount_error: Relative error of the amounts in a closed cell; zero in an open one.
+        amount_error: Relative error of the amounts in a closed cell (with reactions: of the combinations
+            that they conserve); zero in an open one.
         gauss_error: Sum of the charges on the metal and in the cell over the sum of their magnitudes.
         flux_divergence: Largest difference of a steady ion flux along the cell, over the largest D c/h of
             which that flux is a difference; zero for transients.
@@ -62,9 +63,12 @@ def certify(solution: Solution) -> Certificate:
     concentrations = solution.concentrations
     smallest = concentrations.flatten(concentrations.dim() - 2 - time).amin(-1)
     amounts = observables.amounts(solution)
-    if solution.cell.is_closed:
+    laws = solution.cell.conserved.to(amounts.device)
+    if laws.shape[0]:
         expected = solution.over_time(solution.expected_amounts, trailing=1)
-        amount_error = worst((amounts - expected) / expected, 1 + time)
+        kept = (amounts - expected).unsqueeze(-2) * laws
+        size = (expected.unsqueeze(-2) * laws).abs().sum(-1)
+        amount_error = worst(kept.sum(-1) / size, 1 + time)
     else:
         amount_error = torch.zeros_like(smallest)
     surface = observables.surface_charge(solution)
@@ -97,11 +101,15 @@ def _wall_spacing(solution: Solution) -> Tensor:
     cell, grid = solution.cell, solution.grid
     ratios = []
     for node, edge, end in ((0, 0, cell.left), (-1, -1, cell.right)):
-        if isinstance(end, Electrode):
+        if isinstance(end, Electrode | ChargedWall):
             local = solution.concentrations[..., node]
             valences = solution.over_time(cell.electrolyte.valences, trailing=1)
             strength = (valences**2 * local).sum(-1) * cell.electrolyte.faraday_constant
             permittivity = solution.over_time(cell.electrolyte.permittivity)
+            if cell.permittivity_profile is not None:
+                permittivity = permittivity * solution.over_time(
+                    cell.permittivity_profile(grid.middles)[..., edge]
+                )
             voltage = solution.over_time(cell.electrolyte.thermal_voltage)
             length = torch.sqrt(permittivity * voltage / strength)
             ratios.append(solution.over_time(grid.spacings[..., edge]) / length)

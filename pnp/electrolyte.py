@@ -1,9 +1,13 @@
 r"""Ionic species and the solvent they move in.
 
 .. math::
-    \partial_t c_i = -\nabla\!\cdot J_i, \qquad
-    J_i = -D_i\Big(\nabla c_i + \frac{z_i c_i}{V_T}\nabla\phi\Big), \qquad
+    \partial_t c_i = -\nabla\!\cdot J_i + R_i, \qquad
+    J_i = -D_i\Big(\nabla c_i + \frac{z_i c_i}{V_T}\nabla\phi + w_i c_i\nabla p\Big), \qquad
     -\nabla\!\cdot(\varepsilon\nabla\phi) = F\Big(\sum_i z_i c_i + \rho_\mathrm{fixed}\Big)
+
+Ions of finite size leave the fraction :math:`e^{-p} = 1 - \sum_j v_j c_j` of the room to the solvent, and
+are pushed by its pressure :math:`p` (in units of RT over the solvent's molar volume) in proportion to
+:math:`w_i = v_i/v_0`; with equal sizes that is the model of Bikerman and of Kilic, Bazant and Ajdari.
 
 The constants of nature are fields of the electrolyte, so that the same code serves SI units and the
 dimensionless form in which the thermal voltage, the Faraday constant and lengths are one.
@@ -17,6 +21,7 @@ from scipy import constants
 from torch import Tensor
 
 from .quantity import Quantity, as_quantity, broadcast_batch
+from .reactions import Reaction, numbers_of
 
 FARADAY = constants.value("Faraday constant")
 
@@ -29,8 +34,8 @@ class Species:
         name: What plots and messages call it, for instance ``"Na+"``.
         valence: Charge number :math:`z`, any real number (features carry fractional charge).
         diffusivity: :math:`D > 0` [m² s⁻¹].
-        diameter: Ion diameter :math:`a \ge 0` [m]; zero is a point ion. The solvers of this version
-            treat point ions only and refuse a species with a diameter.
+        diameter: Ion diameter :math:`a \ge 0` [m]; zero is a point ion. An ion takes the volume
+            :math:`a^3` (:math:`v = N_A a^3` a mole).
 
     Numbers may be tensors of shape `(*batch)` and may require gradients.
 
@@ -61,26 +66,41 @@ class Electrolyte:
         species: The :class:`Species`, in the order of every species axis.
         relative_permittivity: :math:`\varepsilon_r > 0`, 78.5 for water at room temperature.
         temperature: :math:`T > 0` [K].
-        faraday_constant, gas_constant, vacuum_permittivity: SI values; all one in the dimensionless form.
+        reactions: :class:`pnp.Reaction` between the species.
+        solvent_diameter: Of a solvent molecule, or of the lattice that ions of finite size live on [m];
+            default: the largest diameter of an ion. Without meaning for point ions.
+        faraday_constant, gas_constant, vacuum_permittivity, avogadro_constant: SI values; all one in the
+            dimensionless form.
 
     Attributes:
         valences, diffusivities: Stacked over species, shape `(*batch, species)`.
+        molar_volumes: :math:`v_i = N_A a_i^3` [m³ mol⁻¹], `(*batch, species)`.
+        solvent_volume: :math:`v_0` [m³ mol⁻¹], `(*batch)`.
         thermal_voltage: :math:`V_T = RT/F` [V], 25.7 mV at room temperature.
         permittivity: :math:`\varepsilon = \varepsilon_r\varepsilon_0` [F m⁻¹].
 
     Raises:
-        ValueError: No species, two of one name, or a number out of range.
+        ValueError: No species, two of one name, a number out of range, or a reaction that does not conserve
+            charge or names a species that is not there.
+
+    References:
+        | Bikerman, Phil. Mag. 33, 384 (1942)
+        | Kilic, Bazant & Ajdari, Phys. Rev. E 75, 021503 (2007), steric effects in the PNP equations
     """
 
     species: Sequence[Species]
     _: KW_ONLY
     relative_permittivity: Quantity = 78.5
     temperature: Quantity = 298.15
+    reactions: Sequence[Reaction] = ()
+    solvent_diameter: Quantity = None
     faraday_constant: float = FARADAY
     gas_constant: float = constants.R
     vacuum_permittivity: float = constants.epsilon_0
+    avogadro_constant: float = constants.N_A
     valences: Tensor = field(init=False, repr=False)
     diffusivities: Tensor = field(init=False, repr=False)
+    diameters: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         species = tuple(self.species)
@@ -93,11 +113,37 @@ class Electrolyte:
         put(self, "species", species)
         for name in ("relative_permittivity", "temperature"):
             put(self, name, as_quantity(getattr(self, name), f"Electrolyte: {name}", above=0.0))
-        put(self, "valences", _stack([one.valence for one in species], "valence"))
-        put(self, "diffusivities", _stack([one.diffusivity for one in species], "diffusivity"))
+        for name in ("valence", "diffusivity", "diameter"):
+            values = _stack([getattr(one, name) for one in species], name)
+            put(self, {"diffusivity": "diffusivities"}.get(name, f"{name}s"), values)
+        if self.solvent_diameter is not None:
+            diameter = as_quantity(self.solvent_diameter, "Electrolyte: solvent_diameter", above=0.0)
+            put(self, "solvent_diameter", diameter)
+        put(self, "reactions", tuple(self.reactions))
+        for reaction in self.reactions:
+            self._check_reaction(reaction)
+
+    def _check_reaction(self, reaction: Reaction) -> None:
+        if not isinstance(reaction, Reaction):
+            raise TypeError(f"Electrolyte: reactions must be pnp.Reaction, got {reaction!r}.")
+        produced = numbers_of(reaction.products, self.names, "Reaction: products")
+        produced = produced - numbers_of(reaction.reactants, self.names, "Reaction: reactants")
+        charge = (self.valences.detach() * produced.to(self.valences.device)).sum(-1)
+        if bool((charge.abs() > 1e-9).any()):
+            raise ValueError(
+                f"Reaction: {dict(reaction.reactants)} -> {dict(reaction.products)} must conserve charge, "
+                f"but makes {charge.abs().max().item():g} elementary charges."
+            )
 
     @classmethod
-    def dimensionless(cls, species: Sequence[Species], *, permittivity: Quantity) -> "Electrolyte":
+    def dimensionless(
+        cls,
+        species: Sequence[Species],
+        *,
+        permittivity: Quantity,
+        reactions: Sequence[Reaction] = (),
+        solvent_diameter: Quantity = None,
+    ) -> "Electrolyte":
         r"""The same equations with :math:`V_T = F = 1`: :math:`-\epsilon\,\phi'' = \sum_i z_i c_i`.
 
         With unit length and :math:`\sum_i z_i^2 c_i = 1`, `permittivity` is the square of the Debye
@@ -110,6 +156,9 @@ class Electrolyte:
             faraday_constant=1.0,
             gas_constant=1.0,
             vacuum_permittivity=1.0,
+            avogadro_constant=1.0,
+            reactions=reactions,
+            solvent_diameter=solvent_diameter,
         )
 
     @property
@@ -131,6 +180,23 @@ class Electrolyte:
     def permittivity(self) -> Tensor:
         r""":math:`\varepsilon = \varepsilon_r \varepsilon_0` [F m⁻¹], shape `(*batch)`."""
         return as_quantity(self.relative_permittivity, "relative_permittivity") * self.vacuum_permittivity
+
+    @property
+    def has_finite_ions(self) -> bool:
+        """Whether any ion takes room."""
+        return bool((self.diameters > 0).any())
+
+    @property
+    def molar_volumes(self) -> Tensor:
+        r""":math:`v_i = N_A a_i^3` [m³ mol⁻¹], shape `(*batch, species)`."""
+        return self.avogadro_constant * self.diameters**3
+
+    @property
+    def solvent_volume(self) -> Tensor:
+        r""":math:`v_0` [m³ mol⁻¹] of the solvent (or of the largest ion), shape `(*batch)`."""
+        if self.solvent_diameter is None:
+            return self.molar_volumes.amax(-1)
+        return self.avogadro_constant * as_quantity(self.solvent_diameter, "solvent_diameter") ** 3
 
     def debye_length(self, concentrations: Quantity) -> Tensor:
         r"""Thickness over which mobile ions screen a charge.
@@ -158,6 +224,7 @@ class Electrolyte:
         return broadcast_batch(
             valences=self.valences.shape[:-1],
             diffusivities=self.diffusivities.shape[:-1],
+            diameters=self.diameters.shape[:-1],
             relative_permittivity=self.permittivity.shape,
             temperature=self.thermal_voltage.shape,
         )

@@ -10,12 +10,15 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
-from .boundaries import Electrode
+from .boundaries import Boundary, ChargedWall, Electrode, Periodic, Reservoir
 from .cell import Cell
 from .quantity import Quantity, as_quantity
+from .waveforms import extremes
 
 WALL_SPACING = 0.02
 """Spacing at the wall over the inner Debye length, for 200 nodes."""
+UNKNOWN_DROP = 10.0
+"""Potential drop, in thermal voltages, that a grid resolves at an electrode whose current is given."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +59,11 @@ class Grid:
         half = self.spacings / 2
         return torch.cat([half[..., :1], half[..., 1:] + half[..., :-1], half[..., -1:]], dim=-1)
 
+    @property
+    def middles(self) -> Tensor:
+        """Middles of the edges [m], shape `(*batch, edge)`."""
+        return self.nodes[..., :-1] + self.spacings / 2
+
     @classmethod
     def uniform(cls, cell: Cell, nodes: int) -> "Grid":
         """Equal spacing (on either side of the ground, if there is one).
@@ -76,7 +84,24 @@ class Grid:
 
         Raises ValueError when `nodes` is below 3 (5 with a ground).
         """
-        return _graded(cell, nodes, _inner_debye_length(cell))
+        return _graded(cell, nodes, None if cell.is_periodic else _inner_debye_length(cell))
+
+    def coarsened(self) -> "Grid":
+        """Every other node, for Richardson's extrapolation.
+
+        Raises ValueError unless the number of nodes is odd, at least 5, and the ground's index is even.
+        """
+        nodes = self.nodes.shape[-1]
+        if nodes < 5 or nodes % 2 == 0 or (self.ground_node or 0) % 2:
+            raise ValueError(
+                "Grid: to be coarsened a grid must have an odd number of nodes, at least 5, and an even number of "
+                f"edges left of the ground; got {nodes} nodes, ground node {self.ground_node}."
+            )
+        return Grid(
+            self.nodes[..., ::2],
+            spacings=self.spacings[..., ::2] + self.spacings[..., 1::2],
+            ground_node=None if self.ground_node is None else self.ground_node // 2,
+        )
 
 
 def _graded(cell: Cell, nodes: int, resolved: Tensor | None) -> Grid:
@@ -151,13 +176,26 @@ def _grading(ratio: Tensor) -> Tensor:
 
 def _inner_debye_length(cell: Cell) -> Tensor:
     with torch.no_grad():
-        outer = cell.electrolyte.debye_length(cell.concentrations).to(cell.device)
-        length = cell.length.to(outer.device)
-        drop = wall_drop(cell) / cell.electrolyte.thermal_voltage.to(outer.device)
-        drop = drop * cell.electrolyte.valences.abs().amax(-1).to(outer.device)
+        electrolyte = cell.electrolyte
+        outer = electrolyte.debye_length(cell.concentrations).to(cell.device)
+        length = cell.length.to(cell.device)
+        voltage = electrolyte.thermal_voltage.to(cell.device)
+        valence = electrolyte.valences.abs().amax(-1).to(cell.device)
+        drop = wall_drop(cell) / voltage * valence
         compressed = torch.exp(-drop / 2) * 2 / (1 + torch.exp(-drop))  # 1/cosh without overflow
+        for end in (cell.left, cell.right):
+            if isinstance(end, ChargedWall):
+                field = end.charge.to(cell.device) / electrolyte.permittivity.to(cell.device)
+                compressed = torch.minimum(
+                    compressed, 1 / torch.sqrt(1 + (valence * field * outer / voltage / 2) ** 2)
+                )
         # A closed cell runs out of ions; a reservoir does not, short of what a grid can hold.
         least = (2 * outer / length).clamp(max=1.0) if cell.is_closed else 1e-5 * length / outer
+        if electrolyte.has_finite_ions:
+            # Nor can there be more ions than have room.
+            strength = (electrolyte.valences**2 * cell.concentrations).sum(-1)
+            fullest = (electrolyte.valences**2 / electrolyte.molar_volumes).amax(-1)
+            least = torch.maximum(least, torch.sqrt(strength / fullest).to(cell.device))
         return outer * torch.maximum(compressed, least)
 
 
@@ -165,12 +203,25 @@ def wall_drop(cell: Cell) -> Tensor:
     """Largest potential difference [V] that a double layer of the cell may have to carry, `(*batch)`.
 
     Half the applied voltage for two equal layers, the electrode's own potential where a ground or a
-    reservoir holds the other side.
+    reservoir holds the other side. Where a current or a charge is given, ten thermal voltages stand in for the
+    potential that follows from it.
     """
-    left, right = (side.potential.detach().to(cell.device) for side in (cell.left, cell.right))
-    shared = isinstance(cell.left, Electrode) and isinstance(cell.right, Electrode) and cell.ground is None
-    if shared:
-        return (left - right).abs() / 2
+    voltage = cell.electrolyte.thermal_voltage.detach().to(cell.device)
+    (low_left, high_left), (low_right, high_right) = (
+        _extreme_potentials(end, voltage) for end in (cell.left, cell.right)
+    )
     if cell.ground is not None:
-        return torch.maximum(left.abs(), right.abs())
-    return (left - right).abs()
+        reach = [low_left.abs(), high_left.abs(), low_right.abs(), high_right.abs()]
+        return torch.stack(torch.broadcast_tensors(*reach)).amax(0)
+    drop = torch.maximum((high_left - low_right).abs(), (high_right - low_left).abs())
+    return drop / 2 if cell.is_closed else drop
+
+
+def _extreme_potentials(end: Boundary, voltage: Tensor) -> tuple[Tensor, Tensor]:
+    if isinstance(end, Electrode | Reservoir) and end.potential is not None:
+        low, high = extremes(end.potential)
+        return low.detach().to(voltage.device), high.detach().to(voltage.device)
+    if isinstance(end, Periodic):
+        return torch.zeros_like(voltage), torch.zeros_like(voltage)
+    typical = UNKNOWN_DROP * voltage if isinstance(end, Electrode) else 0 * voltage
+    return -typical, typical

@@ -3,18 +3,22 @@
 Shapes are those of a steady state; a transient has its time axis after the batch axes.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor
 
-from .boundaries import Electrode
+from .boundaries import Boundary, ChargedWall, Electrode, Periodic
 from .cell import Cell
 from .electrolyte import Electrolyte
 from .finite_volume.fluxes import scharfetter_gummel
+from .finite_volume.kinetics import butler_volmer
 from .finite_volume.residual import divergence
 from .quantity import Quantity
+from .scaling import Flattener, electrode_kinetics, scale_units
 from .solution import Solution
+from .waveforms import Waveform
 
 
 class SurfaceCharge(NamedTuple):
@@ -23,6 +27,13 @@ class SurfaceCharge(NamedTuple):
     left: Tensor
     right: Tensor
     ground: Tensor
+
+
+class Ends(NamedTuple):
+    """One quantity at the left and at the right end."""
+
+    left: Tensor
+    right: Tensor
 
 
 @overload
@@ -49,7 +60,11 @@ def debye_length(subject: Electrolyte | Cell | Solution, concentrations: Quantit
     valences = subject.over_time(electrolyte.valences, trailing=1).unsqueeze(-1)
     strength = electrolyte.faraday_constant * (valences**2 * subject.concentrations).sum(-2)
     scale = subject.over_time(electrolyte.permittivity * electrolyte.thermal_voltage)
-    return torch.sqrt(scale.unsqueeze(-1) / strength)
+    profile = subject.cell.permittivity_profile
+    if profile is None:
+        return torch.sqrt(scale.unsqueeze(-1) / strength)
+    local = subject.over_time(profile(subject.grid.nodes), trailing=1)
+    return torch.sqrt(scale.unsqueeze(-1) * local / strength)
 
 
 def charge_density(solution: Solution) -> Tensor:
@@ -76,6 +91,12 @@ def ion_flux(solution: Solution) -> Tensor:
     valences = solution.over_time(electrolyte.valences, trailing=1).unsqueeze(-1)
     voltage = solution.over_time(electrolyte.thermal_voltage)[..., None, None]
     drop = valences * solution.potential.diff(dim=-1).unsqueeze(-2) / voltage
+    if solution.pressure is not None:
+        volumes = solution.over_time(electrolyte.molar_volumes, trailing=1).unsqueeze(-1)
+        energy = voltage * electrolyte.faraday_constant
+        drop = drop + volumes * solution.pressure.diff(dim=-1).unsqueeze(-2) / energy
+    if solution.cell.diffusivity_profile is not None:
+        diffusivities = diffusivities * _diffusivity_profile(solution)
     c = solution.concentrations
     return scharfetter_gummel(diffusivities / spacings, drop, c[..., :-1], c[..., 1:])
 
@@ -87,8 +108,8 @@ def current_density(solution: Solution) -> Tensor:
 
     is the same everywhere between two electrodes. The displacement follows from the fluxes, without any
     difference in time: charge conservation gives its variation along the cell, and the potentials that are
-    held give its mean (the theorem of Ramo and Shockley). With a ground, the current differs on its two sides
-    by what flows to the ground.
+    held, or their known rates, give its mean (the theorem of Ramo and Shockley). With a ground, the current
+    differs on its two sides by what flows to the ground.
 
     References:
         Shockley, J. Appl. Phys. 9, 635 (1938); Ramo, Proc. IRE 27, 584 (1939).
@@ -97,19 +118,64 @@ def current_density(solution: Solution) -> Tensor:
     valences = solution.over_time(cell.electrolyte.valences, trailing=1).unsqueeze(-1)
     ionic = cell.electrolyte.faraday_constant * (valences * ion_flux(solution)).sum(-2)
     spacings = solution.over_time(solution.grid.spacings, trailing=1)
-    permittivity = solution.over_time(cell.electrolyte.permittivity).unsqueeze(-1)
-    resistance = (spacings / permittivity).expand_as(ionic)
+    resistance = (spacings / _edge_permittivity(solution)).expand_as(ionic)
     node = solution.grid.ground_node
     pieces = [slice(None)] if node is None else [slice(None, node), slice(node, None)]
     parts = []
     for piece in pieces:
-        mean = (ionic * resistance)[..., piece].sum(-1, keepdim=True)
-        series = resistance[..., piece].sum(-1, keepdim=True)
-        for end, here in ((cell.left, piece is pieces[0]), (cell.right, piece is pieces[-1])):
-            if here and isinstance(end, Electrode) and end.stern_capacitance is not None:
-                series = series + 1 / solution.over_time(end.stern_capacitance).unsqueeze(-1)
-        parts.append((mean / series).expand_as(ionic[..., piece]))
+        total = (ionic * resistance)[..., piece].sum(-1)
+        series = resistance[..., piece].sum(-1)
+        given = None
+        for end, here, sign in (
+            (cell.left, piece is pieces[0], 1.0),
+            (cell.right, piece is pieces[-1], -1.0),
+        ):
+            if not here:
+                continue
+            if isinstance(end, ChargedWall):
+                given = torch.zeros_like(total)
+            elif isinstance(end, Electrode) and end.current is not None:
+                given = _signal(solution, end.current) + torch.zeros_like(total)
+            else:
+                total = total + sign * _potential_rate(solution, end)
+                if isinstance(end, Electrode) and end.stern_capacitance is not None:
+                    capacitance = solution.over_time(end.stern_capacitance)
+                    total = total - sign * _faradaic(solution, end) / capacitance
+                    series = series + 1 / capacitance
+        current = total / series if given is None else given
+        parts.append(current.unsqueeze(-1).expand_as(ionic[..., piece]))
     return torch.cat(parts, dim=-1)
+
+
+def electrode_potential(solution: Solution) -> Ends:
+    r"""Potential of the metal at either end [V], as `.left` and `.right`, `(*batch)` each.
+
+    What was given or, where a current was given, :math:`\phi + \sigma/C_S`. Of a reservoir its own, of a
+    charged wall that of its surface.
+    """
+    charge = surface_charge(solution)
+    ends = []
+    for end, node, sigma in ((solution.cell.left, 0, charge.left), (solution.cell.right, -1, charge.right)):
+        potential = solution.potential[..., node]
+        if isinstance(end, Electrode) and end.stern_capacitance is not None:
+            potential = potential + sigma / solution.over_time(end.stern_capacitance)
+        ends.append(potential)
+    return Ends(*ends)
+
+
+def reaction_rate(solution: Solution) -> Ends:
+    r"""What electrode reactions make of every species [mol m⁻² s⁻¹], at the left and right end, `(*batch, species)`.
+
+    Negative where a species is used up; zero at an end without reactions.
+    """
+    zero = torch.zeros_like(solution.concentrations[..., 0])
+    rates = []
+    for end, node in ((solution.cell.left, 0), (solution.cell.right, -1)):
+        if isinstance(end, Electrode) and end.reactions:
+            rates.append(_electrode_production(solution, end, node)[0])
+        else:
+            rates.append(zero)
+    return Ends(*rates)
 
 
 def surface_charge(solution: Solution) -> SurfaceCharge:
@@ -118,8 +184,7 @@ def surface_charge(solution: Solution) -> SurfaceCharge:
     By Gauss's law on the half volume of a wall, :math:`\sigma = \varepsilon\,\partial_n\phi` with the charge
     between wall and first edge taken into account; with the ions' charge the three sum to zero to rounding.
     """
-    permittivity = solution.over_time(solution.cell.electrolyte.permittivity).unsqueeze(-1)
-    displacement = permittivity * electric_field(solution)
+    displacement = _edge_permittivity(solution) * electric_field(solution)
     volumes = solution.over_time(solution.grid.volumes, trailing=1)
     defect = divergence(displacement) - volumes * charge_density(solution)
     node = solution.grid.ground_node
@@ -148,12 +213,14 @@ def free_energy(solution: Solution) -> Tensor:
     r"""Free energy per area at fixed electrode potentials [J m⁻²], `(*batch)`.
 
     .. math::
-        \mathcal F = \int V_T F \sum_i c_i\,(\ln c_i - 1)\,dx + \int\frac{\varepsilon}{2}|\phi'|^2\,dx
+        \mathcal F = \int V_T F \Big(\sum_i c_i\,(\ln c_i - 1) + \frac{s\,(\ln s - 1)}{v_0}\Big) dx
+        + \int\frac{\varepsilon}{2}|\phi'|^2\,dx
         + \sum_\mathrm{Stern}\frac{C_S}{2}(U-\phi)^2 - \sum_\mathrm{electrodes}\sigma\,U
 
-    Concentrations are in mol m⁻³ (or in the dimensionless unit) inside the logarithm. The last term is the
-    work of the sources that hold the potentials; with it, :math:`\mathcal F` never increases in a cell with
-    blocking ends, and the equilibrium is its minimum.
+    with the room :math:`s = 1 - \sum_i v_i c_i` that ions of finite size leave (the term is absent for point
+    ions). Concentrations are in mol m⁻³ (or in the dimensionless unit) inside the logarithm. The last
+    term is the work of the sources that hold the potentials; with it, :math:`\mathcal F` never increases in
+    a cell with blocking ends at constant potentials, and the equilibrium is its minimum.
     """
     cell = solution.cell
     volumes = solution.over_time(solution.grid.volumes, trailing=1)
@@ -162,17 +229,116 @@ def free_energy(solution: Solution) -> Tensor:
     scale = solution.over_time(electrolyte.thermal_voltage) * electrolyte.faraday_constant
     c = solution.concentrations
     entropy = (volumes.unsqueeze(-2) * (torch.xlogy(c, c) - c)).sum((-2, -1)) * scale
-    permittivity = solution.over_time(electrolyte.permittivity)
-    field = permittivity / 2 * (spacings * electric_field(solution) ** 2).sum(-1)
-    energy = entropy + field
-    charges = surface_charge(solution)
-    for end, charge, node in ((cell.left, charges.left, 0), (cell.right, charges.right, -1)):
-        volts = solution.over_time(end.potential)
-        energy = energy - charge * volts
+    energy = entropy + _solvent_energy(solution)
+    field = _edge_permittivity(solution) * spacings * electric_field(solution) ** 2 / 2
+    energy = energy + field.sum(-1)
+    charges, metals = surface_charge(solution), electrode_potential(solution)
+    for end, charge, volts, node in (
+        (cell.left, charges.left, metals.left, 0),
+        (cell.right, charges.right, metals.right, -1),
+    ):
         if isinstance(end, Electrode) and end.stern_capacitance is not None:
             capacitance = solution.over_time(end.stern_capacitance)
             energy = energy + capacitance / 2 * (volts - solution.potential[..., node]) ** 2
+        if not isinstance(end, ChargedWall | Periodic):
+            energy = energy - charge * volts
     return energy
+
+
+def _solvent_energy(solution: Solution) -> Tensor:
+    """Free energy per area of the solvent between ions of finite size; zero of point ions."""
+    if solution.pressure is None:
+        return torch.zeros_like(solution.potential[..., 0])
+    electrolyte = solution.cell.electrolyte
+    unit = solution.over_time(electrolyte.thermal_voltage) * electrolyte.faraday_constant
+    solvent = solution.over_time(electrolyte.solvent_volume)
+    safe = torch.where(solvent > 0, solvent, 1.0).unsqueeze(-1)
+    pressure = solution.pressure * safe / unit.unsqueeze(-1)
+    density = -torch.exp(-pressure) * (pressure + 1) / safe * unit.unsqueeze(-1)
+    volumes = solution.over_time(solution.grid.volumes, trailing=1)
+    return torch.where(solvent > 0, (volumes * density).sum(-1), 0.0)
+
+
+def _edge_permittivity(solution: Solution) -> Tensor:
+    """`(*batch, edge)`, or one edge that broadcasts."""
+    permittivity = solution.over_time(solution.cell.electrolyte.permittivity).unsqueeze(-1)
+    profile = solution.cell.permittivity_profile
+    if profile is None:
+        return permittivity
+    return permittivity * solution.over_time(profile(solution.grid.middles), trailing=1)
+
+
+def _diffusivity_profile(solution: Solution) -> Tensor:
+    """`(*batch, species or 1, edge)`."""
+    values = solution.cell.diffusivity_profile(solution.grid.middles)  # type: ignore[misc]
+    middles = solution.grid.middles
+    if values.dim() > middles.dim() or (values.dim() == 2 and middles.dim() == 1):
+        return solution.over_time(values, trailing=2)
+    return solution.over_time(values, trailing=1).unsqueeze(-2)
+
+
+def _signal(solution: Solution, signal: Quantity | Waveform) -> Tensor:
+    """A given potential or current at the times of the solution, `(*batch)` with its time axis."""
+    if not isinstance(signal, Waveform):
+        return solution.over_time(signal)
+    return _over_times(solution, signal, signal.__call__)
+
+
+def _over_times(solution: Solution, signal: Waveform, function: Callable[[Tensor], Tensor]) -> Tensor:
+    shape = signal.batch_shape
+    if solution.times is None:
+        return function(torch.zeros(shape, dtype=torch.float64, device=signal.low.device))
+    values = []
+    for time in solution.times.to(signal.low.device) * (1 + 1e-12):
+        values.append(function(time.expand(shape)))
+    return torch.stack(values, dim=-1).to(solution.potential.device)
+
+
+def _potential_rate(solution: Solution, end: Boundary) -> Tensor:
+    """Rate of change of a potential that is given, `(*batch)` with its time axis; zero if it is constant."""
+    signal = getattr(end, "potential", None)
+    if not isinstance(signal, Waveform) or solution.times is None:
+        return torch.zeros_like(solution.potential[..., 0])
+    return _over_times(solution, signal, signal.rate)
+
+
+def _faradaic(solution: Solution, end: Electrode) -> Tensor:
+    """Charge that the reactions at an electrode bring to the metal [A m⁻²], `(*batch)` with its time axis."""
+    if not end.reactions:
+        return torch.zeros_like(solution.potential[..., 0])
+    node = 0 if end is solution.cell.left else -1
+    return _electrode_production(solution, end, node)[1]
+
+
+def _electrode_production(solution: Solution, end: Electrode, node: int) -> tuple[Tensor, Tensor]:
+    """Species made [mol m⁻² s⁻¹], `(*batch, species)`, and charge brought to the metal [A m⁻²], `(*batch)`."""
+    cell, batch = solution.cell, solution.status.shape
+    units = scale_units(cell, batch)
+    kinetics = electrode_kinetics(cell, end.reactions, Flattener(cell, batch), units)
+    metal = electrode_potential(solution)[0 if node == 0 else 1]
+    moments = 1 if solution.times is None else len(solution.times)
+
+    def rows(values: Tensor, trailing: int) -> Tensor:
+        """One row for every element and time."""
+        own = values.shape[values.dim() - trailing :]
+        return values.expand((*solution.potential.shape[:-1], *own)).reshape(-1, *own)
+
+    def per_time(unit: Tensor) -> Tensor:
+        return unit.repeat_interleave(moments, dim=0)
+
+    logs = torch.log(rows(solution.concentrations[..., node], 1).clamp(min=1e-300))
+    logs = logs - torch.log(per_time(units.concentration)).unsqueeze(-1)
+    if solution.pressure is not None:
+        volumes = rows(solution.over_time(cell.electrolyte.molar_volumes, trailing=1), 1)
+        energy = per_time(units.potential) * cell.electrolyte.faraday_constant
+        logs = logs + volumes * (rows(solution.pressure[..., node], 0) / energy).unsqueeze(-1)
+    step = rows(metal - solution.potential[..., node], 0) / per_time(units.potential)
+    made = butler_volmer(kinetics.map(per_time), logs, step)
+    flux = units.diffusivity * units.concentration / units.length
+    species = made.species.squeeze(-1) * per_time(flux).unsqueeze(-1)
+    charge = made.charge.squeeze(-1) * per_time(flux) * cell.electrolyte.faraday_constant
+    shape = solution.potential.shape[:-1]
+    return species.reshape(*shape, -1), charge.reshape(shape)
 
 
 def _fixed_charge(solution: Solution) -> Tensor:

@@ -9,109 +9,19 @@ is the square of a Debye length over the cell's length. Batch axes are flattened
 through both directions, so it does not matter which quantity serves as a unit.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .boundaries import Boundary, Reservoir
-from .cell import Cell
+from .boundaries import Boundary, ChargedWall, Electrode, Periodic, Reservoir
+from .cell import Cell, electrons
 from .grid import Grid
-from .quantity import broadcast_batch
-
-
-@dataclass(frozen=True, eq=False)
-class Batched:
-    """A dataclass of tensors that share their first axis."""
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> Any:
-        """Apply `function` to every tensor inside."""
-        changed = {}
-        for part in fields(self):
-            value = getattr(self, part.name)
-            if isinstance(value, Tensor):
-                changed[part.name] = function(value)
-            elif isinstance(value, Batched):
-                changed[part.name] = value.map(function)
-        return replace(self, **changed)
-
-    def select(self, elements: Tensor) -> Any:
-        """The batch elements with these indices."""
-        return self.map(lambda tensor: tensor.index_select(0, elements))
-
-    def replaced(self, elements: Tensor, other: Any) -> Any:
-        """With the batch elements of these indices taken from `other`, which holds them alone."""
-        changed = {}
-        for part in fields(self):
-            value, new = getattr(self, part.name), getattr(other, part.name)
-            if isinstance(value, Tensor):
-                changed[part.name] = value.index_copy(0, elements, new)
-            elif isinstance(value, Batched):
-                changed[part.name] = value.replaced(elements, new)
-        return replace(self, **changed)
-
-    def detach(self) -> Any:
-        """The same numbers without gradients."""
-        return self.map(Tensor.detach)
-
-    def requires_grad(self) -> bool:
-        """Whether any tensor inside requires a gradient."""
-        values = (getattr(self, part.name) for part in fields(self))
-        return any(
-            value.requires_grad if isinstance(value, Tensor) else value.requires_grad()
-            for value in values
-            if isinstance(value, Tensor | Batched)
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class End(Batched):
-    """One boundary, scaled: potential `(B,)`, Stern capacitance `(B,)` or None, bath `(B, S)` or None."""
-
-    potential: Tensor
-    stern_capacitance: Tensor | None
-    bath: Tensor | None
-
-    @property
-    def holds_potential(self) -> bool:
-        """Whether the potential of the end node is given (no Stern layer in between)."""
-        return self.stern_capacitance is None
-
-
-@dataclass(frozen=True, eq=False)
-class System(Batched):
-    """All numbers of the scaled equations on a grid, for a flat batch of B cells."""
-
-    valences: Tensor  # (B, S)
-    diffusivities: Tensor  # (B, S)
-    permittivity: Tensor  # (B,)
-    fixed_charge: Tensor  # (B, N)
-    filling: Tensor  # (B, S)
-    spacings: Tensor  # (B, N - 1)
-    volumes: Tensor  # (B, N)
-    left: End
-    right: End
-    ground_node: int | None
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether both ends are blocking."""
-        return self.left.bath is None and self.right.bath is None
-
-    @property
-    def amounts(self) -> Tensor:
-        """Amounts of the filling, shape `(B, S)`."""
-        return self.filling * self.volumes.sum(-1, keepdim=True)
-
-
-@dataclass(frozen=True, eq=False)
-class State(Batched):
-    """Scaled concentrations `(B, S, N)` and potential `(B, N)`."""
-
-    concentrations: Tensor
-    potential: Tensor
+from .quantity import as_quantity, broadcast_batch
+from .reactions import ElectrodeReaction, numbers_of
+from .system import CHARGE, CURRENT, PERIODIC, POTENTIAL, Batched, Crowding, End, Kinetics, MassAction, System
+from .waveforms import at_start
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +32,8 @@ class Scales(Batched):
     concentration: Tensor
     potential: Tensor
     diffusivity: Tensor
+    charge: Tensor  # per area
+    pressure: Tensor
     batch_shape: torch.Size
 
     @property
@@ -129,79 +41,210 @@ class Scales(Batched):
         """Bulk diffusion time of the fastest species, `(B,)`."""
         return self.length**2 / self.diffusivity
 
-    def to_scaled(self, concentrations: Tensor, potential: Tensor) -> State:
-        """Flatten the batch of `(*batch, S, N)` and `(*batch, N)` and scale it."""
-        concentrations = concentrations.expand((*self.batch_shape, *concentrations.shape[-2:]))
-        potential = potential.expand((*self.batch_shape, potential.shape[-1]))
-        return State(
-            concentrations.reshape(-1, *concentrations.shape[-2:]) / self.concentration[:, None, None],
-            potential.reshape(-1, potential.shape[-1]) / self.potential[:, None],
-        )
+    def to_scaled(self, concentrations: Tensor) -> Tensor:
+        """Flatten the batch of `(*batch, S, N)` and scale it."""
+        wide = concentrations.expand((*self.batch_shape, *concentrations.shape[-2:]))
+        return wide.reshape(-1, *concentrations.shape[-2:]) / self.concentration[:, None, None]
 
-    def to_user(self, state: State) -> tuple[Tensor, Tensor]:
-        """Concentrations `(*batch, S, N)` and potential `(*batch, N)` in the user's units."""
-        concentrations = state.concentrations * self.concentration[:, None, None]
-        potential = state.potential * self.potential[:, None]
-        return (
-            concentrations.reshape(*self.batch_shape, *concentrations.shape[1:]),
-            potential.reshape(*self.batch_shape, *potential.shape[1:]),
-        )
+    def to_flat(self, profile: Tensor, unit: Tensor) -> Tensor:
+        """Flatten the batch of `(*batch, N)` and divide by `unit` `(B,)`."""
+        wide = profile.expand((*self.batch_shape, profile.shape[-1]))
+        return wide.reshape(-1, profile.shape[-1]) / unit[:, None]
 
 
 def scale(cell: Cell, grid: Grid) -> tuple[System, Scales]:
-    """Scaled equations of `cell` on `grid`, and the units they are in.
+    """Scaled equations of `cell` on `grid` at time zero, and the units they are in.
 
     Raises ValueError when the batch axes of cell and grid do not broadcast, when the grid does not end at
-    the cell's length, when cell and grid do not agree on a ground, or when a species has a diameter.
+    the cell's length, when cell and grid do not agree on a ground, when a profile is not positive, or when a
+    cell without any electrode to hold a charge is not neutral.
     """
-    _check_point_ions(cell)
     batch = broadcast_batch(cell=cell.batch_shape, grid=grid.nodes.shape[:-1])
     _check_grid(cell, grid)
-
-    def flat(tensor: Tensor, trailing: int = 0) -> Tensor:
-        tensor = tensor.to(cell.device)
-        shape = tensor.shape[tensor.dim() - trailing :]
-        return tensor.expand((*batch, *shape)).reshape((-1, *shape))
-
-    electrolyte = cell.electrolyte
-    # A unit is no variable: with it, times in units of L²/D would depend on the length.
-    length, potential = flat(cell.length).detach(), flat(electrolyte.thermal_voltage)
-    filling, diffusivities = flat(cell.concentrations, 1), flat(electrolyte.diffusivities, 1)
-    concentration = filling.detach().amax(-1)
-    diffusivity = diffusivities.detach().amax(-1)
-    charge = electrolyte.faraday_constant * concentration * length
-
-    def end(boundary: Boundary) -> End:
-        volts = flat(boundary.potential) / potential
-        if isinstance(boundary, Reservoir):
-            return End(volts, None, flat(boundary.concentrations, 1) / concentration[:, None])
-        if boundary.stern_capacitance is None:
-            return End(volts, None, None)
-        return End(volts, flat(boundary.stern_capacitance) * potential / charge, None)
-
+    flat = Flattener(cell, batch)
+    electrolyte, units = cell.electrolyte, scale_units(cell, batch)
+    length, potential, charge = units.length, units.potential, units.charge
+    middles = grid.middles
+    nodes = grid.nodes.shape[-1]
     fixed = cell.fixed_charge(grid.nodes) if callable(cell.fixed_charge) else cell.fixed_charge.unsqueeze(-1)
     system = System(
         valences=flat(electrolyte.valences, 1),
-        diffusivities=diffusivities / diffusivity[:, None],
-        permittivity=flat(electrolyte.permittivity) * potential / (charge * length),
-        fixed_charge=flat(fixed.expand(*fixed.shape[:-1], grid.nodes.shape[-1]), 1) / concentration[:, None],
-        filling=filling / concentration[:, None],
+        diffusivities=(flat(electrolyte.diffusivities, 1) / units.diffusivity[:, None])[:, :, None]
+        * _diffusivity_profile(cell, middles, flat),
+        permittivity=(flat(electrolyte.permittivity) * potential / (charge * length))[:, None]
+        * _profile(cell, "permittivity_profile", middles, flat),
+        fixed_charge=flat(fixed.expand(*fixed.shape[:-1], nodes), 1) / units.concentration[:, None],
+        filling=flat(cell.concentrations, 1) / units.concentration[:, None],
         spacings=flat(grid.spacings, 1) / length[:, None],
-        volumes=flat(grid.volumes, 1) / length[:, None],
-        left=end(cell.left),
-        right=end(cell.right),
+        volumes=flat(_volumes(cell, grid), 1) / length[:, None],
+        conserved=flat(cell.conserved, 2),
+        left=_end(cell, cell.left, flat, units),
+        right=_end(cell, cell.right, flat, units),
         ground_node=grid.ground_node,
+        floats=cell.floats,
+        crowding=_crowding(cell, flat, units),
+        reactions=_mass_action(cell, flat, units),
     )
-    return system, Scales(length, concentration, potential, diffusivity, batch)
+    _check_neutral(system)
+    return system, units
 
 
-def _check_point_ions(cell: Cell) -> None:
-    for species in cell.electrolyte.species:
-        if bool((species.diameter != 0).any()):
-            raise ValueError(
-                f"Species({species.name!r}): diameter must be 0, got {species.diameter.max().item():g}; "
-                "this version solves for point ions only."
+def scale_units(cell: Cell, batch: torch.Size) -> Scales:
+    """The units of a cell whose batch is broadcast to `batch` and flattened."""
+    flat, electrolyte = Flattener(cell, batch), cell.electrolyte
+    # A unit is no variable: with it, times in units of L²/D would depend on the length.
+    length, potential = flat(cell.length).detach(), flat(electrolyte.thermal_voltage)
+    concentration = flat(cell.concentrations, 1).detach().amax(-1)
+    return Scales(
+        length=length,
+        concentration=concentration,
+        potential=potential,
+        diffusivity=flat(electrolyte.diffusivities, 1).detach().amax(-1),
+        charge=electrolyte.faraday_constant * concentration * length,
+        pressure=_pressure_unit(cell, flat),
+        batch_shape=batch,
+    )
+
+
+@dataclass(frozen=True)
+class Flattener:
+    """Broadcasts to the batch of a cell and flattens it to one axis, on the cell's device."""
+
+    cell: Cell
+    batch: torch.Size
+
+    def __call__(self, tensor: Tensor, trailing: int = 0) -> Tensor:
+        """`(*batch, ...)` with `trailing` own axes to `(B, ...)`."""
+        tensor = tensor.to(self.cell.device)
+        shape = tensor.shape[tensor.dim() - trailing :]
+        return tensor.expand((*self.batch, *shape)).reshape((self.batch.numel(), *shape))
+
+
+def end_level(end: Boundary, units: Scales, flat: Flattener, value: Tensor | None = None) -> Tensor:
+    """What a boundary imposes, scaled, `(B,)`: at time zero, or the `value` of its waveform."""
+    if isinstance(end, ChargedWall):
+        return flat(end.charge) / units.charge
+    if isinstance(end, Periodic):
+        return flat(end.potential_drop) / units.potential
+    if isinstance(end, Electrode) and end.current is not None:
+        given = at_start(end.current) if value is None else value
+        return flat(given) * units.time / units.charge
+    given = at_start(end.potential) if value is None else value
+    return flat(given) / units.potential
+
+
+def _end(cell: Cell, end: Boundary, flat: Flattener, units: Scales) -> End:
+    level = end_level(end, units, flat)
+    if isinstance(end, Reservoir):
+        return End(level, POTENTIAL, None, flat(end.concentrations, 1) / units.concentration[:, None], None)
+    if not isinstance(end, Electrode):
+        return End(level, CHARGE if isinstance(end, ChargedWall) else PERIODIC, None, None, None)
+    stern = end.stern_capacitance
+    if stern is not None:
+        stern = flat(stern) * units.potential / units.charge
+    control = POTENTIAL if end.potential is not None else CURRENT
+    kinetics = electrode_kinetics(cell, end.reactions, flat, units) if end.reactions else None
+    return End(level, control, stern, None, kinetics)
+
+
+def electrode_kinetics(
+    cell: Cell, reactions: Sequence[ElectrodeReaction], flat: Flattener, units: Scales
+) -> Kinetics:
+    """Reactions at an electrode, scaled."""
+    names, rows = cell.electrolyte.names, []
+    default = torch.tensor(1.0 if cell.electrolyte.is_dimensionless else 1000.0, dtype=torch.float64)
+    for reaction in reactions:
+        standard = default if reaction.standard_concentration is None else reaction.standard_concentration
+        standard = flat(standard) / units.concentration
+        rows.append(
+            (
+                torch.log(flat(reaction.rate_constant) * units.length / units.diffusivity * standard),
+                torch.log(standard),
+                flat(reaction.standard_potential) / units.potential,
+                flat(reaction.transfer_coefficient),
+                flat(electrons(reaction, cell.electrolyte)),
+                flat(numbers_of(reaction.oxidised, names, "oxidised"), 1),
+                flat(numbers_of(reaction.reduced, names, "reduced"), 1),
             )
+        )
+    return Kinetics(*(torch.stack(column, dim=1) for column in zip(*rows, strict=True)))
+
+
+def _mass_action(cell: Cell, flat: Flattener, units: Scales) -> MassAction | None:
+    reactions, names = cell.electrolyte.reactions, cell.electrolyte.names
+    if not reactions:
+        return None
+    rows = []
+    for reaction in reactions:
+        sides = [numbers_of(side, names, "Reaction") for side in (reaction.reactants, reaction.products)]
+        constants = [
+            flat(constant) * units.time * units.concentration ** (float(side.sum()) - 1)
+            for constant, side in zip((reaction.forward, reaction.backward), sides, strict=True)
+        ]
+        rows.append((*constants, *(flat(side, 1) for side in sides)))
+    return MassAction(*(torch.stack(column, dim=1) for column in zip(*rows, strict=True)))
+
+
+def _crowding(cell: Cell, flat: Flattener, units: Scales) -> Crowding | None:
+    electrolyte = cell.electrolyte
+    if not electrolyte.has_finite_ions:
+        return None
+    volumes = flat(electrolyte.molar_volumes, 1) * units.concentration[:, None]
+    solvent = flat(electrolyte.solvent_volume) * units.concentration
+    # Elements of the batch whose ions are all points.
+    return Crowding(volumes, torch.where(solvent > 0, solvent, torch.ones_like(solvent)))
+
+
+def _pressure_unit(cell: Cell, flat: Flattener) -> Tensor:
+    """RT over the molar volume of the solvent, `(B,)`; infinite without any volume."""
+    electrolyte = cell.electrolyte
+    solvent = flat(electrolyte.solvent_volume)
+    thermal = flat(electrolyte.thermal_voltage) * electrolyte.faraday_constant
+    return torch.where(solvent > 0, thermal / torch.where(solvent > 0, solvent, 1.0), 0.0)
+
+
+def _profile(cell: Cell, name: str, middles: Tensor, flat: Flattener) -> Tensor:
+    """Relative profile of a material on the edges, `(B, E)` or `(B, 1)`."""
+    function = getattr(cell, name)
+    if function is None:
+        return flat(torch.ones(1, dtype=torch.float64), 1)
+    values = as_quantity(function(middles), f"Cell: {name}", above=0.0)
+    return flat(values.expand(torch.broadcast_shapes(values.shape, middles.shape[-1:])), 1)
+
+
+def _diffusivity_profile(cell: Cell, middles: Tensor, flat: Flattener) -> Tensor:
+    """`(B, S or 1, E or 1)`."""
+    if cell.diffusivity_profile is None:
+        return flat(torch.ones(1, 1, dtype=torch.float64), 2)
+    values = as_quantity(cell.diffusivity_profile(middles), "Cell: diffusivity_profile", above=0.0)
+    species = len(cell.electrolyte.names)
+    per_species = values.dim() > middles.dim() or (values.dim() == 2 and middles.dim() == 1)
+    if per_species and values.shape[-2] in (1, species):
+        return flat(values, 2)
+    return flat(values.expand(torch.broadcast_shapes(values.shape, middles.shape[-1:])), 1).unsqueeze(1)
+
+
+def _volumes(cell: Cell, grid: Grid) -> Tensor:
+    """Control volumes; in a periodic cell the first node has those of both ends."""
+    volumes = grid.volumes
+    if not cell.is_periodic:
+        return volumes
+    both = volumes[..., :1] + volumes[..., -1:]
+    return torch.cat([both, volumes[..., 1:-1], torch.zeros_like(both)], dim=-1)
+
+
+def _check_neutral(system: System) -> None:
+    if not system.floats:
+        return
+    held = 0.0 if system.is_periodic else system.left.level + system.right.level
+    ions, fixed = system.valences * system.amounts, system.volumes * system.fixed_charge
+    net = (ions.sum(-1) + fixed.sum(-1) + held).detach()
+    size = (ions.abs().sum(-1) + fixed.abs().sum(-1)).detach()
+    if bool((net.abs() > 1e-9 * size).any()):
+        raise ValueError(
+            "Cell: without electrode, bath or ground nothing can hold a charge, so ions, fixed charge and walls must "
+            f"be neutral together, but {(net.abs() / size).max().item():.2g} of the charge is left over."
+        )
 
 
 def _check_grid(cell: Cell, grid: Grid) -> None:

@@ -34,15 +34,18 @@ class Statistics:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Solution:
-    """Potential and concentrations of a batch of cells, at a steady state or at a row of times.
+    r"""Potential and concentrations of a batch of cells, at a steady state or at a row of times.
 
     Attributes:
         cell, grid: What was solved, and on which nodes.
         potential: [V], `(*batch, node)`, or `(*batch, time, node)` of a transient.
         concentrations: [mol m⁻³], `(*batch, species, node)`, or `(*batch, time, species, node)`.
+        pressure: Pressure of crowding, :math:`-(RT/v_0)\ln(1 - \sum_i v_i c_i)` [Pa], shaped like the
+            potential; None of point ions.
         status: :class:`pnp.Status` codes, `(*batch)`; elements that failed hold their last finite state.
         stats: :class:`Statistics`.
-        expected_amounts: What a closed cell has to keep [mol m⁻²], `(*batch, species)`.
+        expected_amounts: Amounts at the start [mol m⁻²], `(*batch, species)`; a closed cell keeps those
+            combinations of them that `cell.conserved` lists.
         times: [s], `(time,)`, None of a steady state.
     """
 
@@ -55,6 +58,7 @@ class Solution:
     stats: Statistics
     expected_amounts: Tensor
     times: Tensor | None = None
+    pressure: Tensor | None = None
 
     def __repr__(self) -> str:
         kind = "steady state" if self.times is None else f"transient at {len(self.times)} times"
@@ -95,6 +99,7 @@ class Solution:
             grid=self.grid,
             potential=self.potential[..., index, :],
             concentrations=self.concentrations[..., index, :, :],
+            pressure=None if self.pressure is None else self.pressure[..., index, :],
             status=self.status,
             stats=self.stats,
             expected_amounts=self.expected_amounts,

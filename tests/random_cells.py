@@ -54,6 +54,7 @@ class RandomCell:
             left=electrodes[0],
             right=electrodes[1],
             fixed_charge=self.fixed_charge,
+            charged=True,
             ground=None if self.ground is None else self.ground * self.length,
         )
 
@@ -103,6 +104,7 @@ def stacked(cells: list[RandomCell]) -> pnp.Cell:
         left=electrodes[0],
         right=electrodes[1],
         fixed_charge=stack([one.fixed_charge for one in cells]),
+        charged=True,
         ground=stack([None if one.ground is None else one.ground * one.length for one in cells]),
     )
 

@@ -33,7 +33,16 @@ def bath(*concentrations):
     return pnp.Reservoir(concentrations=concentrations, potential=0.0)
 
 
+def transfer(oxidised, reduced):
+    return pnp.ElectrodeReaction(oxidised, reduced, rate_constant=1.0)
+
+
+ANION = pnp.Species("Cl-", valence=-1, diffusivity=1)
+CATIONS = [species(), pnp.Species("K+", valence=1, diffusivity=1)]
+NACL = pnp.Electrolyte([species(), ANION])
+RING = pnp.Periodic()
 GRID = pnp.Grid.uniform(cell(), 21)
+GRID_EVEN = pnp.Grid.uniform(cell(), 20)
 STEADY = pnp.solve_steady(cell(), GRID)
 TRANSIENT = pnp.solve_transient(cell(), GRID, times=[0.01, 0.02])
 NAN, INF = math.nan, math.inf
@@ -81,7 +90,7 @@ VALUE_ERRORS = {
         left=bath(1.0, 1.0, 1.0)
     ),
     "Cell: the right reservoir must be neutral (sum of valence times concentration, and fixed charge, zero), "
-    "got 0.5 mol/m³ of charge.": lambda: cell(right=bath(1.5, 1.0)),
+    "got 0.5 mol/m³ of charge (charged=True accepts it).": lambda: cell(right=bath(1.5, 1.0)),
     "Cell: ground must be above 0, got -0.1.": lambda: cell(ground=-0.1),
     "Cell: ground must lie inside the cell, between 0 and length = 1, got 1.": lambda: cell(ground=1.0),
     "batch axes do not broadcast: length (2,), left potential (3,).": lambda: cell(
@@ -117,15 +126,69 @@ VALUE_ERRORS = {
     "StepControl: max_steps must be at least 1 and grow above 1, got 0 and 5.": lambda: StepControl(
         max_steps=0
     ),
-    # solves
-    "this version solves for point ions only": lambda: pnp.solve_steady(
-        cell(
-            electrolyte=pnp.Electrolyte(
-                [species(diameter=3e-10), pnp.Species("-", valence=-1, diffusivity=1)]
-            )
+    # what ends, reactions and waveforms refuse
+    "Cell: currents must not be given at both ends, unless a ground is between.": lambda: cell(
+        left=pnp.Electrode(current=1.0), right=pnp.Electrode(current=1.0)
+    ),
+    "Cell: no current passes an insulating ChargedWall; give a potential instead.": lambda: cell(
+        left=pnp.Electrode(current=1.0), right=pnp.ChargedWall()
+    ),
+    "Cell: both ends must be the same Periodic, left=p, right=p.": lambda: cell(left=pnp.Periodic()),
+    "Cell: a periodic cell must have no ground; its left end is at zero.": lambda: cell(
+        left=RING, right=RING, ground=0.5
+    ),
+    "solve_steady: a current through a blocking electrode charges it for ever": lambda: pnp.solve_steady(
+        cell(left=pnp.Electrode(current=1.0))
+    ),
+    "Cell: without electrode, bath or ground nothing can hold a charge": lambda: pnp.solve_steady(
+        cell(left=pnp.ChargedWall(charge=1e-3), right=pnp.ChargedWall())
+    ),
+    "Cell: a closed cell needs counter-ions, but all of its charges have one sign: valences [1.0, 1.0], fixed "
+    "charge 0 (charged=True accepts it).": lambda: cell(electrolyte=pnp.Electrolyte(CATIONS)),
+    "Cell: concentrations must leave room for the solvent, but ions of these diameters fill": lambda: cell(
+        electrolyte=pnp.Electrolyte([species(diameter=2e-8), ANION])
+    ),
+    "ElectrodeReaction: {'Na+': 1.0} + n e- -> {'Cl-': 1.0, 'Na+': 3.0} must take up electrons": lambda: cell(
+        electrolyte=NACL,
+        left=pnp.Electrode(potential=1.0, reactions=transfer({"Na+": 1}, {"Cl-": 1, "Na+": 3})),
+    ),
+    "ElectrodeReaction: oxidised: expected species of ['Na+', 'Cl-'], got ['K+'].": lambda: cell(
+        electrolyte=NACL, left=pnp.Electrode(potential=1.0, reactions=transfer({"K+": 1}, {}))
+    ),
+    "ElectrodeReaction: oxidised and reduced must not both be empty.": lambda: transfer({}, {}),
+    "ElectrodeReaction: rate_constant must be above 0, got 0.": lambda: pnp.ElectrodeReaction(
+        {"Na+": 1}, {}, rate_constant=0.0
+    ),
+    "ElectrodeReaction: transfer_coefficient must be below 1, got 1.": lambda: pnp.ElectrodeReaction(
+        {"Na+": 1}, {}, rate_constant=1.0, transfer_coefficient=1.0
+    ),
+    "ElectrodeReaction: oxidised['Na+'] must be above 0, got -1.": lambda: transfer({"Na+": -1}, {}),
+    "Reaction: reactants and products must not both be empty.": lambda: pnp.Reaction(
+        {}, {}, forward=1.0, backward=1.0
+    ),
+    "Reaction: forward must be at least 0, got -1.": lambda: pnp.Reaction(
+        {"Na+": 1}, {}, forward=-1.0, backward=1.0
+    ),
+    "Reaction: {'Na+': 1.0} -> {} must conserve charge, but makes 1 elementary charges.": lambda: (
+        pnp.Electrolyte(
+            [species(), ANION], reactions=[pnp.Reaction({"Na+": 1}, {}, forward=1.0, backward=1.0)]
         )
     ),
-    "solve_equilibrium: a cell with two reservoirs is never at rest; use solve_steady.": lambda: (
+    "Waveform: low must not exceed high.": lambda: pnp.Waveform(lambda t, within: t, low=1.0, high=0.0),
+    "piecewise_linear: times must be at least two, and increase along the last axis.": lambda: (
+        pnp.piecewise_linear([0.0, 0.0], [1.0, 2.0])
+    ),
+    "triangle: cycles must be an integer of at least 1, got 0.": lambda: pnp.triangle(
+        0.0, 1.0, rate=1.0, cycles=0
+    ),
+    "triangle: vertex must differ from start.": lambda: pnp.triangle(1.0, 1.0, rate=1.0),
+    "sine: frequency must be above 0, got 0.": lambda: pnp.sine(1.0, 0.0),
+    "Cell: permittivity_profile must be above 0, got -1.": lambda: pnp.solve_steady(
+        cell(permittivity_profile=lambda x: -torch.ones_like(x))
+    ),
+    "Grid: to be coarsened a grid must have an odd number of nodes": lambda: GRID_EVEN.coarsened(),
+    # solves
+    "solve_equilibrium: a cell with two reservoirs, reactions, a given current or periodic ends is not known": lambda: (
         pnp.solve_equilibrium(cell(left=bath(2.0, 2.0), right=bath(1.0, 1.0)))
     ),
     "initial: a transient has many states; take one with solution.at(index).": lambda: pnp.solve_steady(
@@ -166,7 +229,23 @@ TYPE_ERRORS = {
     "Electrode: potential must be real numbers, got a tensor of torch.bool.": lambda: pnp.Electrode(
         potential=torch.tensor(True)
     ),
-    "Cell: left must be an Electrode or a Reservoir, got 'wall'.": lambda: cell(left="wall"),
+    "Cell: left must be an Electrode, a Reservoir, a ChargedWall or Periodic, got 'wall'.": lambda: cell(
+        left="wall"
+    ),
+    "Electrode: give its potential or the current through it, one of the two.": lambda: pnp.Electrode(),
+    "Electrode: potential must be a number or a pnp.Waveform, got a function": lambda: pnp.Electrode(
+        potential=lambda time: time
+    ),
+    "Electrode: reactions must be pnp.ElectrodeReaction, got 'plating'.": lambda: pnp.Electrode(
+        potential=1.0, reactions=["plating"]
+    ),
+    "ElectrodeReaction: oxidised must map species names to stoichiometric numbers, got 'Na+'.": lambda: (
+        transfer("Na+", {})
+    ),
+    "Electrolyte: reactions must be pnp.Reaction, got 'salt'.": lambda: pnp.Electrolyte(
+        [species(), ANION], reactions=["salt"]
+    ),
+    "Cell: diffusivity_profile must be a function of position, got 2.": lambda: cell(diffusivity_profile=2),
     "debye_length: give an Electrolyte with concentrations, or a Cell or Solution alone.": lambda: (
         pnp.debye_length(SALT)
     ),
@@ -226,7 +305,7 @@ def test_error_says_which_how_far_and_what_to_try():
         pnp.solve_steady(junctions(), grid, newton_settings=Newton(max_iterations=8))
     text = str(caught.value)
     assert text.startswith("1 of 3 cells were not solved.\n  batch (1,): did not converge")
-    assert "8 Newton iterations, wall drop 20 thermal voltages" in text
+    assert "Newton iterations, wall drop 20 thermal voltages" in text
     assert "last relative change" in text
     assert (
         "Try: Newton(max_iterations=200); a finer grid, Grid.refined(cell, nodes); start from a solution"

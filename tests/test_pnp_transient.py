@@ -9,8 +9,9 @@ from scipy.optimize import brentq
 
 import pnp
 from pnp import Newton, StepControl
-from pnp.scaling import State, scale
+from pnp.scaling import scale
 from pnp.solvers.time_step import Step, take_step
+from pnp.system import State
 
 from .problems import BINARY_JUNCTION, Canonical, SaltDiffusion, electrolyte
 from .spectral import SpectralCell, two_sided
@@ -157,10 +158,10 @@ def step_error(euler: bool, steps: int) -> float:
     grid = pnp.Grid.uniform(cell, nodes)
     system, _ = scale(cell, grid)
     start = torch.as_tensor(problem.profile(grid.nodes.numpy())).expand(1, 2, -1)
-    state = State(start, torch.zeros(1, nodes, dtype=torch.float64))
-    settings = Newton(tolerance=1e-10)
+    state = State(start, torch.zeros(1, 1, nodes, dtype=torch.float64))
+    settings, levels = Newton(tolerance=1e-10), system.levels[:, None].expand(-1, 3, -1)
     for _ in range(steps):
-        step = Step(system, state, f64(time / steps), torch.tensor([euler]), system.amounts)
+        step = Step(system, state, levels, f64(time / steps), torch.tensor([euler]), system.kept)
         result = take_step(step, settings)
         assert bool(result.converged)
         state = result.end
@@ -182,9 +183,10 @@ def test_estimate_of_the_local_error(euler):
     grid = pnp.Grid.uniform(problem.cell(), nodes)
     system, _ = scale(problem.cell(), grid)
     start = torch.as_tensor(problem.profile(grid.nodes.numpy())).expand(1, 2, -1)
-    state = State(start, torch.zeros(1, nodes, dtype=torch.float64))
+    state = State(start, torch.zeros(1, 1, nodes, dtype=torch.float64))
+    levels = system.levels[:, None].expand(-1, 3, -1)
     for step in (0.01, 0.005):
-        trial = Step(system, state, f64(step), torch.tensor([euler]), system.amounts)
+        trial = Step(system, state, levels, f64(step), torch.tensor([euler]), system.kept)
         result = take_step(trial, Newton(tolerance=1e-10))
         exact = problem.profile(grid.nodes.numpy(), math.exp(-problem.rate_on(nodes - 1) * step))
         true = np.abs(result.end.concentrations[0, 0].numpy() - exact).max()

@@ -9,10 +9,12 @@ potential, and each is a Boltzmann distribution that keeps its amount, or what t
 so the cell is the minimum of the strictly convex
 
 .. math:: G(\phi) = \int \frac{\epsilon}{2}|\phi'|^2 - \rho_\mathrm{fixed}\,\phi\;dx
-          + \sum_\mathrm{Stern}\frac{C_S}{2}(\phi - U)^2
+          + \sum_\mathrm{Stern}\frac{C_S}{2}(\phi - U)^2 - \sum_\mathrm{walls}\sigma\phi
           + \sum_j N_j \ln\int e^{-z_j\phi}\,dx
 
-(for a reservoir the last term is :math:`\sum_j\int c_j\,dx`).
+(for a reservoir the last term is :math:`\sum_j\int c_j\,dx`). Ions of finite size join their pressure to the
+potential: :math:`z_j\phi` becomes :math:`z_j\phi + w_j p`, and :math:`\int (p + e^{-p})/v_0\,dx` is added,
+whose derivative makes :math:`\sum_j v_j c_j = 1 - e^{-p}`. G is convex in both together.
 
 Newton's method with backtracking finds it from the Laplace field. The cost is linear in the species; the
 discrete solution is the very one that the coupled steady solver finds, because the Scharfetter-Gummel flux
@@ -30,13 +32,14 @@ from torch import Tensor
 
 from ..cell import Cell
 from ..finite_volume.jacobian import poisson_matrix
-from ..finite_volume.residual import held_nodes, poisson_residual
+from ..finite_volume.residual import field_residual, held_nodes
 from ..grid import Grid
-from ..scaling import State, System, scale
+from ..scaling import scale
 from ..solution import Solution
+from ..system import CHARGE, State, System
 from .finish import failed_status, finish, steady_statistics
 from .newton import Newton, NewtonResult
-from .start import check_initial, laplace_potential
+from .start import check_initial, laplace_potential, scaled_state, with_pressure
 
 DEFAULT_NODES = 200
 SUFFICIENT_DECREASE = 1e-4
@@ -56,7 +59,7 @@ def solve_equilibrium(
     Differentiable with respect to every number of the cell, at the cost of one more linear solve.
 
     Arguments:
-        cell: A cell with a blocking electrode at one end or both.
+        cell: A cell with at most one reservoir, in which nothing reacts and no current is driven.
         grid: Default: `Grid.refined(cell, 200)`.
         initial: A solution on as many nodes whose potential to start from; default: the Laplace field.
         throw: Whether an element that fails raises; otherwise see `solution.status`.
@@ -64,22 +67,23 @@ def solve_equilibrium(
 
     Raises:
         SolveError: `throw` and some element failed.
-        ValueError: The cell has two reservoirs, or `grid` or `initial` do not fit it.
+        ValueError: The cell never comes to rest, or `grid` or `initial` do not fit it.
 
     Warns:
         UnderResolvedWarning: The spacing at a wall exceeds the local Debye length.
     """
     if not cell.comes_to_rest:
-        raise ValueError("solve_equilibrium: a cell with two reservoirs is never at rest; use solve_steady.")
+        raise ValueError(
+            "solve_equilibrium: a cell with two reservoirs, reactions, a given current or periodic ends is not "
+            "known to come to rest with these amounts; use solve_steady."
+        )
     grid = Grid.refined(cell, DEFAULT_NODES) if grid is None else grid
     system, scales = scale(cell, grid)
     fixed = system.detach()
-    start = laplace_potential(fixed)
+    start = resting_fields(fixed)
     if initial is not None:
         check_initial(initial, fixed, scales)
-        start = _held_to(
-            fixed, scales.to_scaled(initial.concentrations, initial.potential).potential.detach()
-        )
+        start = _held_to(fixed, scaled_state(fixed, scales, initial).fields)
     result = minimise(fixed, start, newton_settings)
     state = result.state
     if system.requires_grad():
@@ -88,44 +92,63 @@ def solve_equilibrium(
     return finish(cell, grid, scales, state, status, steady_statistics(result), throw)
 
 
+def resting_fields(system: System) -> Tensor:
+    """Where the minimisation starts: the potential without ions, and the pressure of the filling, `(B, P, N)`."""
+    filling = system.filling[:, :, None].expand(-1, -1, system.volumes.shape[-1])
+    return with_pressure(system, filling, laplace_potential(system))
+
+
 class _Bath(NamedTuple):
-    """What the reservoir holds: concentrations `(B, S)` and potential `(B,)`."""
+    """What the reservoir holds: concentrations `(B, S)` and fields `(B, P)`."""
 
     concentrations: Tensor
-    potential: Tensor
+    fields: Tensor
 
 
-def boltzmann(system: System, potential: Tensor) -> Tensor:
-    """Concentrations in equilibrium with a potential `(B, N)`, `(B, S, N)`."""
+def boltzmann(system: System, fields: Tensor) -> Tensor:
+    """Concentrations in equilibrium with fields `(B, P, N)`, `(B, S, N)`."""
     bath = _bath(system)
     if bath is not None:
-        lifted = system.valences[:, :, None] * (potential - bath.potential[:, None])[:, None, :]
+        lifted = _energy(system, fields - bath.fields[..., None])
         return bath.concentrations[:, :, None] * torch.exp(-lifted)
-    exponent = -system.valences[:, :, None] * potential[:, None, :]
+    exponent = -_energy(system, fields)
     exponent = exponent - exponent.detach().amax(-1, keepdim=True)
     weight = torch.exp(exponent)
     return weight * (system.amounts / (system.volumes[:, None, :] * weight).sum(-1))[..., None]
 
 
+def _energy(system: System, fields: Tensor) -> Tensor:
+    """What the fields cost every ion, in thermal energies, `(B, S, N)`."""
+    return torch.einsum("bsp,bpn->bsn", system.couplings, fields)
+
+
 def _bath(system: System) -> _Bath | None:
-    for end in (system.left, system.right):
+    for _, end in system.ends:
         if end.bath is not None:
-            return _Bath(end.bath, end.potential)
+            fields = with_pressure(system, end.bath.unsqueeze(-1), end.level.unsqueeze(-1))
+            return _Bath(end.bath, fields.squeeze(-1))
     return None
 
 
-def functional(system: System, potential: Tensor) -> Tensor:
-    """The convex functional G of a potential, `(B,)`."""
-    field = (system.permittivity[:, None] / 2 * potential.diff(dim=-1) ** 2 / system.spacings).sum(-1)
-    if system.is_closed:
-        exponent = torch.log(system.volumes)[:, None, :] - system.valences[:, :, None] * potential[:, None, :]
-        mobile = (system.amounts * torch.logsumexp(exponent, dim=-1)).sum(-1)
+def functional(system: System, fields: Tensor) -> Tensor:
+    """The convex functional G of the fields `(B, P, N)`, `(B,)`."""
+    potential = fields[:, 0]
+    value = (system.permittivity / 2 * potential.diff(dim=-1) ** 2 / system.spacings).sum(-1)
+    if _bath(system) is None:
+        exponent = torch.log(system.volumes)[:, None, :] - _energy(system, fields)
+        value = value + (system.amounts * torch.logsumexp(exponent, dim=-1)).sum(-1)
     else:
-        mobile = (system.volumes[:, None, :] * boltzmann(system, potential)).sum((-2, -1))
-    value = field + mobile - (system.volumes * system.fixed_charge * potential).sum(-1)
-    for node, end in ((0, system.left), (-1, system.right)):
-        if end.stern_capacitance is not None:
-            value = value + end.stern_capacitance / 2 * (potential[:, node] - end.potential) ** 2
+        value = value + (system.volumes[:, None, :] * boltzmann(system, fields)).sum((-2, -1))
+    value = value - (system.volumes * system.fixed_charge * potential).sum(-1)
+    if system.crowding is not None:
+        pressure = fields[:, 1]
+        room = (system.volumes * (pressure + torch.expm1(-pressure))).sum(-1)
+        value = value + room / system.crowding.solvent
+    for node, end in system.ends:
+        if end.control == CHARGE:
+            value = value - end.level * potential[:, node]
+        elif end.stern_capacitance is not None:
+            value = value + end.stern_capacitance / 2 * (potential[:, node] - end.level) ** 2
     return value
 
 
@@ -137,39 +160,49 @@ class _Curvature:
     free: Tensor
 
     def solve(self, residual: Tensor) -> Tensor:
-        """Newton update for a residual of Gauss's law, `(B, N)`; differentiable."""
-        return torch.cholesky_solve((residual * self.free).unsqueeze(-1), self.factor).squeeze(-1)
+        """Newton update for a residual of the fields, `(B, P, N)`; differentiable."""
+        flat = (residual.flatten(1) * self.free).unsqueeze(-1)
+        return torch.cholesky_solve(flat, self.factor).reshape(residual.shape)
 
 
-def _curvature(system: System, concentrations: Tensor) -> _Curvature:
-    free = torch.ones_like(system.volumes[0])
-    free[held_nodes(system)] = 0.0
+def _curvature(system: System, concentrations: Tensor, fields: Tensor) -> _Curvature:
+    batch, count, nodes = fields.shape
+    free = torch.ones(count, nodes, dtype=torch.float64, device=fields.device)
+    free[0, held_nodes(system)] = 0.0
+    free = free.flatten()
     share = system.volumes[:, None, :] * concentrations
-    charge = system.valences[:, :, None] ** 2 * share
-    matrix = poisson_matrix(system).dense() + torch.diag_embed(charge.sum(1))
-    if system.is_closed:
-        matrix = matrix - torch.einsum("bsn,bsm->bnm", charge / system.amounts[..., None], share)
+    couplings = system.couplings
+    local = torch.einsum("bsp,bsq,bsn->bpqn", couplings, couplings, share)
+    if system.crowding is not None:
+        local[:, 1, 1] += system.volumes / system.crowding.solvent[:, None] * torch.exp(-fields[:, 1])
+    matrix = torch.diag_embed(local).transpose(2, 3)
+    matrix[:, 0, :, 0] += poisson_matrix(system).dense()
+    matrix = matrix.reshape(batch, count * nodes, count * nodes)
+    if _bath(system) is None:
+        moved = torch.einsum("bsp,bsn->bspn", couplings, share).flatten(2)
+        matrix = matrix - (moved / system.amounts[..., None]).transpose(1, 2) @ moved
     matrix = matrix * free * free[:, None]
     return _Curvature(torch.linalg.cholesky_ex(matrix + torch.diag(1 - free)).L, free)
 
 
 @torch.no_grad()
-def minimise(system: System, potential: Tensor, settings: Newton) -> NewtonResult:
-    """Newton's method with backtracking on G for every element of the batch, from `potential` `(B, N)`."""
-    batch, device = potential.shape[0], potential.device
+def minimise(system: System, fields: Tensor, settings: Newton) -> NewtonResult:
+    """Newton's method with backtracking on G for every element of the batch, from `fields` `(B, P, N)`."""
+    batch, device = fields.shape[0], fields.device
     iterations = torch.zeros(batch, dtype=torch.int64, device=device)
     change = torch.full((batch,), torch.inf, dtype=torch.float64, device=device)
     converged = torch.zeros(batch, dtype=torch.bool, device=device)
-    potential, active, current = potential.clone(), torch.arange(batch, device=device), system
+    fields, active, current = fields.clone(), torch.arange(batch, device=device), system
     for _ in range(settings.max_iterations):
-        here = potential[active]
+        here = fields[active]
         c = boltzmann(current, here)
-        residual = poisson_residual(current, State(c, here))
-        update = _curvature(current, c).solve(residual)
+        residual = field_residual(current, State(c, here))
+        update = _curvature(current, c, here).solve(residual)
         fraction = _backtrack(current, here, update, residual)
-        moved = (fraction[:, None] * update).abs().amax(-1) / (1 + here.abs().amax(-1))
-        finite = torch.isfinite(update).all(-1)
-        potential[active[finite]] = (here - fraction[:, None] * update)[finite]
+        size = fraction[:, None] * update.abs().amax(-1) / (1 + here.abs().amax(-1))
+        finite = torch.isfinite(update).all(-1).all(-1)
+        fields[active[finite]] = (here - fraction[:, None, None] * update)[finite]
+        moved = size.amax(-1)
         change[active] = torch.where(finite, moved, torch.nan)
         iterations[active] += 1
         done = finite & (fraction == 1) & (moved < settings.tolerance)
@@ -179,18 +212,18 @@ def minimise(system: System, potential: Tensor, settings: Newton) -> NewtonResul
             break
         if proceed.numel() < active.numel():
             active, current = active[proceed], current.select(proceed)
-    return NewtonResult(State(boltzmann(system, potential), potential), converged, iterations, change)
+    return NewtonResult(State(boltzmann(system, fields), fields), converged, iterations, change)
 
 
-def _backtrack(system: System, potential: Tensor, update: Tensor, residual: Tensor) -> Tensor:
+def _backtrack(system: System, fields: Tensor, update: Tensor, residual: Tensor) -> Tensor:
     """Fraction of the update that decreases G enough, `(B,)`."""
-    value = functional(system, potential)
-    descent = (update * residual).sum(-1)
+    value = functional(system, fields)
+    descent = (update * residual).sum((-2, -1))
     # Differences of G below its own rounding say nothing.
     rounding = 1e-13 * (1 + value.abs())
     fraction = torch.ones_like(value)
     for _ in range(MOST_HALVINGS):
-        trial = functional(system, potential - fraction[:, None] * update)
+        trial = functional(system, fields - fraction[:, None, None] * update)
         poor = ~(trial <= value - SUFFICIENT_DECREASE * fraction * descent + rounding)
         if not bool(poor.any()):
             break
@@ -203,19 +236,21 @@ def equilibrium_gradient(system: System, result: NewtonResult) -> State:
     solved = torch.nonzero(result.converged).squeeze(-1)
     part, state = system.select(solved), result.state.select(solved)
     with torch.no_grad():
-        curvature = _curvature(part.detach(), state.concentrations)
-    held = _held_to(part, state.potential)
-    step = curvature.solve(poisson_residual(part, State(boltzmann(part, held), held)))
-    potential = held - (step - step.detach())
-    return result.state.replaced(solved, State(boltzmann(part, potential), potential))
+        curvature = _curvature(part.detach(), state.concentrations, state.fields)
+    held = _held_to(part, state.fields)
+    step = curvature.solve(field_residual(part, State(boltzmann(part, held), held)))
+    fields = held - (step - step.detach())
+    return result.state.replaced(solved, State(boltzmann(part, fields), fields))
 
 
-def _held_to(system: System, potential: Tensor) -> Tensor:
-    """The potential with the held nodes set to what holds them."""
-    potential = potential.clone()
-    for node, end in ((0, system.left), (-1, system.right)):
+def _held_to(system: System, fields: Tensor) -> Tensor:
+    """The fields with the potential of the held nodes set to what holds it."""
+    fields = fields.clone()
+    for node, end in system.ends:
         if end.holds_potential:
-            potential[:, node] = end.potential
+            fields[:, 0, node] = end.level
     if system.ground_node is not None:
-        potential[:, system.ground_node] = 0.0
-    return potential
+        fields[:, 0, system.ground_node] = 0.0
+    if system.floats:
+        fields[:, 0, -1] = 0.0
+    return fields

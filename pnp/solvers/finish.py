@@ -8,8 +8,9 @@ from torch import Tensor
 from ..cell import Cell
 from ..errors import SolveError, Status, UnderResolvedWarning, describe_failure
 from ..grid import Grid, wall_drop
-from ..scaling import Scales, State
+from ..scaling import Scales
 from ..solution import Solution, Statistics
+from ..system import State
 from .newton import NewtonResult
 
 
@@ -36,18 +37,29 @@ def finish(
     throw: bool,
 ) -> Solution:
     """Assemble the solution of a steady state in the user's units, raise or warn where it has to be."""
-    concentrations, potential = scales.to_user(state)
+    concentrations = state.concentrations * scales.concentration[:, None, None]
+    batch = scales.batch_shape
     solution = Solution(
         cell=cell,
         grid=grid,
-        potential=potential,
-        concentrations=concentrations,
+        potential=(state.potential * scales.potential[:, None]).reshape(*batch, -1),
+        concentrations=concentrations.reshape(*batch, *concentrations.shape[1:]),
+        pressure=user_pressure(state.fields, scales),
         status=status.reshape(scales.batch_shape),
         stats=unflatten(stats, scales.batch_shape),
         expected_amounts=cell.concentrations.to(cell.device) * cell.length.to(cell.device).unsqueeze(-1),
     )
     report(solution, throw)
     return solution
+
+
+def user_pressure(fields: Tensor, scales: Scales) -> Tensor | None:
+    """Pressure in the user's units, `(*batch, ..., N)`, of fields `(B, ..., P, N)`; None of point ions."""
+    if fields.shape[-2] == 1:
+        return None
+    unit = scales.pressure.reshape(-1, *[1] * (fields.dim() - 2))
+    pressure = fields[..., 1, :] * unit
+    return pressure.reshape(*scales.batch_shape, *pressure.shape[1:])
 
 
 def unflatten(stats: Statistics, batch: torch.Size) -> Statistics:

@@ -11,7 +11,7 @@ derivatives are not exact, because J is a constant here.
 
 import torch
 
-from ..scaling import State
+from ..system import State
 from .newton import Problem
 
 
@@ -25,5 +25,5 @@ def attach_gradient(problem: Problem, state: State) -> State:
     step = factorisation.solve(*problem.residual(state.detach()))
     return State(
         state.concentrations.detach() - (step.concentrations - step.concentrations.detach()),
-        state.potential.detach() - (step.potential - step.potential.detach()),
+        state.fields.detach() - (step.fields - step.fields.detach()),
     )

@@ -1,150 +1,190 @@
-"""Newton updates: solution of the linearised equations for a residual of species and potential.
+"""Newton updates: solution of the linearised equations for a residual of species and fields.
 
-Every factorisation offers `solve(species, poisson) -> State`, differentiable with respect to the residual,
+Every factorisation offers `solve(species, fields) -> State`, differentiable with respect to the residual,
 which is all that an implicit gradient needs.
 """
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..finite_volume.jacobian import Jacobian, Tridiagonal
-from ..scaling import State, System
+from ..finite_volume.jacobian import Jacobian
+from ..system import State, System
 from .block_tridiagonal import BlockTridiagonal
+from .many_species import ManySpecies
 
 FEW_SPECIES = 6
-"""Up to here blocks of all species and the potential are cheaper than eliminating the species one by one."""
+"""Up to here blocks of all species and fields are cheaper than eliminating the species one by one."""
 
 
 class Factorisation(Protocol):
     """A matrix that has been factorised."""
 
-    def solve(self, species: Tensor, poisson: Tensor) -> State:
-        """Update for a residual of the species `(B, S, N)` and of Gauss's law `(B, N)`."""
+    def solve(self, species: Tensor, fields: Tensor) -> State:
+        """Update for a residual of the species `(B, S, N)` and of the fields `(B, P, N)`."""
         ...
 
 
-def factorise(jacobian: Jacobian) -> Factorisation:
-    """The cheaper of the two eliminations for this number of species."""
-    few = jacobian.charge.shape[1] <= FEW_SPECIES
-    return CoupledElimination(jacobian) if few else SpeciesElimination(jacobian)
+@dataclass(frozen=True, eq=False)
+class Pins:
+    r"""Where conserved combinations of amounts take the place of redundant balances.
 
+    The balances of a conserved combination sum to nothing, so one of them, at the node where the species
+    that is its own is most populated (at a depleted node the matrix would be singular), gives way to
+    :math:`\sum_i m_i \sum_k V_k c_{i,k} = N`.
 
-class CoupledElimination:
-    """Blocks of S concentrations and the potential at every node, eliminated together."""
-
-    def __init__(self, jacobian: Jacobian) -> None:
-        self._matrix = BlockTridiagonal(*_blocks(jacobian))
-
-    def solve(self, species: Tensor, poisson: Tensor) -> State:
-        """See :class:`Factorisation`."""
-        x = self.solve_columns(torch.cat([species, poisson.unsqueeze(1)], dim=1).unsqueeze(-1))[..., 0]
-        return State(x[:, :-1], x[:, -1])
-
-    def solve_columns(self, rhs: Tensor) -> Tensor:
-        """Solve for `(B, S + 1, N, k)`, potential last."""
-        return self._matrix.solve(rhs.transpose(1, 2)).transpose(1, 2)
-
-
-class SpeciesElimination:
-    r"""Every species eliminated by its own tridiagonal matrix, then one dense system for the potential.
-
-    With :math:`T_i\,\delta c_i + M_i\,\delta\phi = r_i` and
-    :math:`P\,\delta\phi + \sum_i Q_i\,\delta c_i = r_\phi`,
-
-    .. math:: \Big(P - \sum_i Q_i T_i^{-1} M_i\Big)\,\delta\phi = r_\phi - \sum_i Q_i T_i^{-1} r_i .
-
-    Species meet only in the potential, so the cost is linear in their number, :math:`S N^2 + N^3`.
+    Attributes:
+        species, nodes: Of the balances that give way, `(B, L)` each.
+        weights: Of the concentrations in the amounts, `(B, L, S, N)`.
     """
 
-    def __init__(self, jacobian: Jacobian) -> None:
-        self._charge = jacobian.charge
-        self._matrix = BlockTridiagonal(*(_scalar_blocks(part) for part in _bands(jacobian.transport)))
-        self._response = self._matrix.solve(jacobian.migration.dense().unsqueeze(-2)).squeeze(-2)
-        schur = jacobian.poisson.dense() - torch.einsum("bsn,bsnm->bnm", self._charge, self._response)
-        self._scale = 1 / schur.abs().amax(-1, keepdim=True)
-        self._schur = torch.linalg.lu_factor_ex(schur * self._scale)[:2]
+    species: Tensor
+    nodes: Tensor
+    weights: Tensor
 
-    def solve(self, species: Tensor, poisson: Tensor) -> State:
-        """See :class:`Factorisation`."""
-        free = self._matrix.solve(species[..., None, None])[..., 0, 0]
-        rhs = poisson - (self._charge * free).sum(1)
-        potential = torch.linalg.lu_solve(*self._schur, self._scale * rhs.unsqueeze(-1))[..., 0]
-        return State(free - torch.einsum("bsnm,bm->bsn", self._response, potential), potential)
+    @classmethod
+    def of(cls, system: System, state: State) -> "Pins":
+        """The pins of a system at a state."""
+        own = (system.conserved == 1) & ((system.conserved != 0).sum(1, keepdim=True) == 1)
+        species = own.int().argmax(-1)
+        c = state.concentrations.detach()
+        if system.is_periodic:  # where the end nodes are not balances of their own
+            c = c.clone()
+            c[..., [0, -1]] = 0.0
+        nodes = c.argmax(-1).gather(1, species)
+        return cls(species, nodes, system.conserved[..., None] * system.volumes[:, None, None, :])
 
+    def amounts(self, concentrations: Tensor) -> Tensor:
+        """The conserved combinations, `(B, L)`, of concentrations `(B, S, N)`."""
+        return torch.einsum("blsn,bsn->bl", self.weights, concentrations)
 
-def most_populated(state: State) -> Tensor:
-    """Index of the node where each species is most populated, `(B, S)`."""
-    return state.concentrations.argmax(-1)
+    def index(self, nodes: int) -> Tensor:
+        """Position of the rows in `(S N)` flattened, `(B, L)`."""
+        return self.species * nodes + self.nodes
+
+    def put(self, residual: Tensor, value: Tensor) -> Tensor:
+        """Replace the rows of `residual` `(B, S, N)` by `value` `(B, L)`."""
+        flat = residual.flatten(1).scatter(1, self.index(residual.shape[-1]), value)
+        return flat.reshape(residual.shape)
+
+    def take(self, residual: Tensor) -> Tensor:
+        """The rows of `residual` `(B, S, N)`, `(B, L)`."""
+        return residual.flatten(1).gather(1, self.index(residual.shape[-1]))
 
 
 def pin_amounts(residual: Tensor, system: System, state: State, amounts: Tensor) -> Tensor:
-    """Replace the balance at the most populated node of every species by the amount that is missing."""
-    missing = (system.volumes[:, None, :] * state.concentrations).sum(-1) - amounts
-    return residual.scatter(-1, most_populated(state).unsqueeze(-1), missing.unsqueeze(-1))
+    """Put what is missing from the conserved combinations `amounts` `(B, L)` in the place of balances."""
+    pins = Pins.of(system, state)
+    return pins.put(residual, pins.amounts(state.concentrations) - amounts)
 
 
-class PinnedAmounts:
-    r"""The matrix of a closed cell in which an amount replaces one redundant balance per species.
+def factorise(system: System, state: State, jacobian: Jacobian, *, pinned: bool) -> Factorisation:
+    """The cheapest elimination for this system, with amounts in the place of balances if `pinned`."""
+    pins = Pins.of(system, state) if pinned and system.laws else None
+    coupled = system.has_kinetics or system.is_periodic
+    if coupled or jacobian.charge.shape[2] <= FEW_SPECIES:
+        border = pins is not None or system.is_periodic
+        return Bordered(system, jacobian, pins) if border else Coupled(jacobian)
+    amounts = None if pins is None else (pins.nodes, system.volumes)
+    return ManySpecies(jacobian, system.couplings, state.concentrations, amounts)
 
-    The balances of a species sum to the change of its amount, so one of them, at the node where the species
-    is most populated (at a depleted node the matrix would be singular), gives way to
-    :math:`\sum_k V_k\,\delta c_{i,k} = r_i`. The factorised matrix has :math:`\delta c = \alpha_i` there
-    instead; the :math:`\alpha` follow from S more right-hand sides.
 
-    Arguments:
-        jacobian: At `state`, without the replacement.
+class Coupled:
+    """Blocks of S concentrations and P fields at every node, eliminated together."""
+
+    def __init__(self, jacobian: Jacobian) -> None:
+        self._species = jacobian.charge.shape[2]
+        self._matrix = BlockTridiagonal(*_blocks(jacobian))
+
+    def solve(self, species: Tensor, fields: Tensor) -> State:
+        """See :class:`Factorisation`."""
+        rhs = torch.cat([species, fields], dim=1).transpose(1, 2).unsqueeze(-1)
+        return _split(self._matrix.solve(rhs).squeeze(-1), self._species)
+
+
+class Bordered:
+    r"""Blocks with a few rows that reach across the cell: amounts, and the seam of a periodic cell.
+
+    The matrix is factorised with :math:`x = \alpha_r` in the place of row *r*; the :math:`\alpha` follow from
+    the rows themselves and one more right-hand side each.
     """
 
-    def __init__(self, jacobian: Jacobian, system: System, state: State) -> None:
-        pinned = most_populated(state)
-        self._pinned, self._volumes = pinned, system.volumes
-        here = torch.nn.functional.one_hot(pinned, system.volumes.shape[-1]).to(torch.bool)
-        transport, migration = jacobian.transport, jacobian.migration
-        for part in (transport.lower, transport.upper, migration.lower, migration.diagonal, migration.upper):
-            part.masked_fill_(here, 0.0)
-        transport.diagonal.masked_fill_(here, 1.0)
-        self._matrix = CoupledElimination(jacobian)
-        batch, species, nodes = here.shape
-        unit = here.new_zeros(batch, species + 1, nodes, species, dtype=torch.float64)
-        unit[:, :species] = torch.diag_embed(here.transpose(1, 2).double()).transpose(1, 2)
-        self._columns = self._matrix.solve_columns(unit)
-        self._amounts = torch.linalg.inv_ex(self._amount_of(self._columns[:, :species])).inverse
-        self._here = here
+    def __init__(self, system: System, jacobian: Jacobian, pins: Pins | None) -> None:
+        lower, diagonal, upper = _blocks(jacobian)
+        batch, nodes, size = diagonal.shape[:3]
+        self._species, self._pins, self._periodic = jacobian.charge.shape[2], pins, system.is_periodic
+        replaced = torch.zeros(batch, nodes, size, dtype=torch.bool, device=diagonal.device)
+        units = []
+        if pins is not None:
+            batches = torch.arange(batch, device=diagonal.device)[:, None]
+            replaced[batches, pins.nodes, pins.species] = True
+            unit = diagonal.new_zeros(batch, nodes, size, pins.nodes.shape[1])
+            unit[batches, pins.nodes, pins.species, torch.arange(unit.shape[-1], device=unit.device)] = 1.0
+            units.append(unit)
+        if self._periodic:
+            self._seam = (lower[:, -1], diagonal[:, -1], diagonal[:, 0], upper[:, 0])
+            replaced[:, [0, -1]] = True
+            unit = diagonal.new_zeros(batch, nodes, size, size)
+            unit[:, [0, -1]] = torch.eye(size, dtype=unit.dtype, device=unit.device)
+            units.append(unit)
+        kept = (~replaced).unsqueeze(-1)
+        eye = torch.eye(size, dtype=diagonal.dtype, device=diagonal.device)
+        self._replaced = replaced.unsqueeze(-1)
+        self._matrix = BlockTridiagonal(lower * kept, torch.where(kept, diagonal, eye), upper * kept)
+        self._columns = self._matrix.solve(torch.cat(units, dim=-1))
+        self._border = torch.linalg.inv_ex(self._rows(self._columns)).inverse
 
-    def solve(self, species: Tensor, poisson: Tensor) -> State:
-        """See :class:`Factorisation`; the pinned rows of `species` hold the amount residuals."""
-        amounts = species.gather(-1, self._pinned.unsqueeze(-1)).squeeze(-1)
-        free = self._matrix.solve(species.masked_fill(self._here, 0.0), poisson)
-        missing = amounts - self._amount_of(free.concentrations.unsqueeze(-1)).squeeze(-1)
-        alpha = (self._amounts @ missing.unsqueeze(-1)).squeeze(-1)
-        correction = torch.einsum("bsnk,bk->bsn", self._columns, alpha)
-        return State(free.concentrations + correction[:, :-1], free.potential + correction[:, -1])
+    def solve(self, species: Tensor, fields: Tensor) -> State:
+        """See :class:`Factorisation`; the replaced rows hold the residuals of what replaces them."""
+        rhs = torch.cat([species, fields], dim=1).transpose(1, 2).unsqueeze(-1)
+        targets = [] if self._pins is None else [self._pins.take(species)]
+        inner = rhs.masked_fill(self._replaced, 0.0)
+        if self._periodic:
+            targets.append(rhs[:, 0].squeeze(-1))
+            inner = torch.cat([inner[:, :-1], rhs[:, -1:]], dim=1)
+        free = self._matrix.solve(inner)
+        missing = torch.cat(targets, dim=-1).unsqueeze(-1) - self._rows(free)
+        x = free.squeeze(-1) + torch.einsum(
+            "bnmk,bk->bnm", self._columns, (self._border @ missing).squeeze(-1)
+        )
+        return _split(x, self._species)
 
-    def _amount_of(self, concentrations: Tensor) -> Tensor:
-        return (self._volumes[:, None, :, None] * concentrations).sum(-2)
+    def _rows(self, x: Tensor) -> Tensor:
+        """The rows that were replaced, times columns `(B, N, m, k)`, `(B, r, k)`."""
+        rows = []
+        if self._pins is not None:
+            rows.append(torch.einsum("blsn,bnsk->blk", self._pins.weights, x[:, :, : self._species]))
+        if self._periodic:
+            before, last, first, after = self._seam
+            seam = before @ x[:, -2] + last @ x[:, -1] + first @ x[:, 0] + after @ x[:, 1]
+            # The potential of the seam is given, instead of Gauss's law there.
+            potential = self._species
+            seam = torch.cat([seam[:, :potential], x[:, 0, [potential]], seam[:, potential + 1 :]], dim=1)
+            rows.append(seam)
+        return torch.cat(rows, dim=1)
 
 
-def _bands(matrix: Tridiagonal) -> tuple[Tensor, Tensor, Tensor]:
-    return matrix.lower, matrix.diagonal, matrix.upper
-
-
-def _scalar_blocks(band: Tensor) -> Tensor:
-    return band[..., None, None]
+def _split(x: Tensor, species: int) -> State:
+    """Concentrations and fields of `(B, N, S + P)`."""
+    x = x.transpose(1, 2)
+    return State(x[:, :species], x[:, species:])
 
 
 def _blocks(jacobian: Jacobian) -> list[Tensor]:
-    """Lower, diagonal and upper blocks, `(B, N, S + 1, S + 1)`."""
-    batch, species, nodes = jacobian.charge.shape
-    blocks = []
-    for transport, migration, poisson in zip(
-        _bands(jacobian.transport), _bands(jacobian.migration), _bands(jacobian.poisson), strict=True
+    """Lower, diagonal and upper blocks, `(B, N, S + P, S + P)`."""
+    batch, fields, species, nodes = jacobian.charge.shape
+    size, blocks = species + fields, []
+    for transport, migration, coupling in zip(
+        jacobian.transport.bands(), jacobian.migration.bands(), jacobian.fields.bands(), strict=True
     ):
-        block = transport.new_zeros(batch, nodes, species + 1, species + 1)
+        block = transport.new_zeros(batch, nodes, size, size)
         block[..., :species, :species] = torch.diag_embed(transport.transpose(1, 2))
-        block[..., :species, species] = migration.transpose(1, 2)
-        block[..., species, species] = poisson
+        block[..., :species, species:] = migration.permute(0, 3, 1, 2)
+        block[..., species:, species:] = coupling.permute(0, 3, 1, 2)
         blocks.append(block)
-    blocks[1][..., species, :species] = jacobian.charge.transpose(1, 2)
+    blocks[1][..., species:, :species] = jacobian.charge.permute(0, 3, 1, 2)
+    if jacobian.kinetics is not None:
+        blocks[1][..., :species, :species] += jacobian.kinetics.permute(0, 3, 1, 2)
     return blocks

@@ -6,7 +6,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from ..scaling import Batched, State
+from ..system import Batched, State
 from .linear import Factorisation
 
 KEEP_AT_LEAST = 0.1
@@ -44,7 +44,7 @@ class Problem(Protocol):
     """Equations for a flat batch of states."""
 
     def residual(self, state: State) -> tuple[Tensor, Tensor]:
-        """Residual of the species `(B, S, N)` and of Gauss's law `(B, N)`."""
+        """Residual of the species `(B, S, N)` and of the fields `(B, P, N)`."""
         ...
 
     def factorise(self, state: State) -> Factorisation:
@@ -73,20 +73,20 @@ class NewtonResult(Batched):
 @torch.no_grad()
 def newton(problem: Problem, start: State, settings: Newton) -> NewtonResult:
     """Solve `problem` from `start`; an element that turns non-finite stays at its last finite state."""
-    concentrations, potential = start.concentrations.clone(), start.potential.clone()
-    batch, device = potential.shape[0], potential.device
+    concentrations, fields = start.concentrations.clone(), start.fields.clone()
+    batch, device = fields.shape[0], fields.device
     converged = torch.zeros(batch, dtype=torch.bool, device=device)
     iterations = torch.zeros(batch, dtype=torch.int64, device=device)
     change = torch.full((batch,), torch.inf, dtype=torch.float64, device=device)
     active = torch.arange(batch, device=device)
-    current, state = problem, State(concentrations, potential)
+    current, state = problem, State(concentrations, fields)
     for _ in range(settings.max_iterations):
         state, moved, limited = _step(current, state)
         finite = torch.isfinite(moved)
         done = finite & ~limited & (moved < settings.tolerance)
         iterations[active] += 1
         concentrations[active[finite]] = state.concentrations[finite]
-        potential[active[finite]] = state.potential[finite]
+        fields[active[finite]] = state.fields[finite]
         change[active] = moved
         converged[active] = done
         proceed = torch.nonzero(finite & ~done).squeeze(-1)
@@ -94,7 +94,7 @@ def newton(problem: Problem, start: State, settings: Newton) -> NewtonResult:
             break
         if proceed.numel() < active.numel():
             active, state, current = active[proceed], state.select(proceed), current.select(proceed)
-    return NewtonResult(State(concentrations, potential), converged, iterations, change)
+    return NewtonResult(State(concentrations, fields), converged, iterations, change)
 
 
 def _step(problem: Problem, state: State) -> tuple[State, Tensor, Tensor]:
@@ -105,9 +105,9 @@ def _step(problem: Problem, state: State) -> tuple[State, Tensor, Tensor]:
     kept = torch.maximum(proposed, KEEP_AT_LEAST * c)
     floor = NEGLIGIBLE * kept.amax(-1, keepdim=True)
     relative = ((kept - c).abs() / torch.maximum(kept, floor)).amax((-2, -1))
-    volts = (update.potential.abs() / (1 + state.potential.abs())).amax(-1)
+    volts = (update.fields.abs() / (1 + state.fields.abs())).amax((-2, -1))
     limited = ((proposed < KEEP_AT_LEAST * c) & (c > floor)).any(-1).any(-1)
     # A NaN or an infinity anywhere reaches the sum, also where maximum() would drop it.
-    check = update.concentrations.sum((-2, -1)) + update.potential.sum(-1)
+    check = update.concentrations.sum((-2, -1)) + update.fields.sum((-2, -1))
     moved = torch.where(torch.isfinite(check), torch.maximum(relative, volts), torch.nan)
-    return State(kept, state.potential - update.potential), moved, limited
+    return State(kept, state.fields - update.fields), moved, limited

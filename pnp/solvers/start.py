@@ -1,27 +1,55 @@
 """Where iterations and time steps start."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from ..finite_volume.jacobian import poisson_matrix
 from ..finite_volume.residual import poisson_residual
 from ..quantity import broadcast_batch
-from ..scaling import Scales, State, System
+from ..scaling import Scales
 from ..solution import Solution
+from ..system import CHARGE, CURRENT, End, State, System
 from .block_tridiagonal import BlockTridiagonal
 
 
 def start_state(system: System, scales: Scales, initial: Solution | None) -> State:
     """The filling and the potential of an uncharged cell, or the state of `initial`."""
-    nodes = system.volumes.shape[-1]
     if initial is not None:
         check_initial(initial, system, scales)
-        return scales.to_scaled(initial.concentrations.detach(), initial.potential.detach()).detach()
-    filling = system.filling[:, :, None].expand(-1, -1, nodes).clone()
-    for node, end in ((0, system.left), (-1, system.right)):
+        return scaled_state(system, scales, initial)
+    filling = with_baths(system, system.filling[:, :, None].expand(-1, -1, system.volumes.shape[-1]))
+    return State(filling, with_pressure(system, filling, laplace_potential(system)))
+
+
+def scaled_state(system: System, scales: Scales, solution: Solution) -> State:
+    """The state of a solution, without gradients."""
+    concentrations = scales.to_scaled(solution.concentrations.detach()).detach()
+    potential = scales.to_flat(solution.potential.detach(), scales.potential).detach()
+    if system.crowding is None or solution.pressure is None:
+        return State(concentrations, with_pressure(system, concentrations, potential))
+    unit = torch.where(scales.pressure > 0, scales.pressure, torch.ones_like(scales.pressure))
+    pressure = scales.to_flat(solution.pressure.detach(), unit).detach()
+    return State(concentrations, torch.stack([potential, pressure], dim=1))
+
+
+def with_baths(system: System, concentrations: Tensor) -> Tensor:
+    """Concentrations `(B, S, N)` with the end nodes of reservoirs set to their baths."""
+    for node, end in system.ends:
         if end.bath is not None:
-            filling[..., node] = end.bath.clamp(min=1e-30)
-    return State(filling, laplace_potential(system))
+            here = torch.zeros_like(concentrations)
+            here[..., node] = 1.0
+            concentrations = concentrations * (1 - here) + here * end.bath.clamp(min=1e-30).unsqueeze(-1)
+    return concentrations
+
+
+def with_pressure(system: System, concentrations: Tensor, potential: Tensor) -> Tensor:
+    """Fields `(B, P, N)` from the potential `(B, N)` and the room that ions leave."""
+    if system.crowding is None:
+        return potential.unsqueeze(1)
+    filled = (system.crowding.volumes[:, :, None] * concentrations).sum(1)
+    return torch.stack([potential, -torch.log1p(-filled.clamp(max=1 - 1e-12))], dim=1)
 
 
 def check_initial(initial: Solution, system: System, scales: Scales) -> None:
@@ -41,15 +69,38 @@ def check_initial(initial: Solution, system: System, scales: Scales) -> None:
 
 def laplace_potential(system: System) -> Tensor:
     """Potential without any charge, `(B, N)`."""
-    uncharged = State(torch.zeros_like(system.volumes)[:, None, :], torch.zeros_like(system.volumes))
-    bare = System(**{**vars(system), "valences": system.valences[:, :1], "fixed_charge": uncharged.potential})
-    return poisson_potential(bare, uncharged.concentrations)
+    zero = torch.zeros_like(system.volumes)
+    bare = replace(system, fixed_charge=zero)
+    return poisson_potential(
+        bare, torch.zeros_like(zero[:, None, :]).expand(-1, system.valences.shape[1], -1)
+    )
 
 
-def poisson_potential(system: System, concentrations: Tensor) -> Tensor:
-    """The potential that satisfies Gauss's law with these concentrations, `(B, N)`; differentiable."""
+def poisson_potential(system: System, concentrations: Tensor, charges: Tensor | None = None) -> Tensor:
+    """The potential that satisfies Gauss's law with these concentrations, `(B, N)`; differentiable.
+
+    `charges` `(B, 2)` are those on metals through which a current is driven; default: none.
+    """
+    system = _holding_charges(system, charges)
     matrix = poisson_matrix(system)
-    bands = (band[..., None, None] for band in (matrix.lower, matrix.diagonal, matrix.upper))
-    zero = State(concentrations, torch.zeros_like(system.volumes))
+    zero = State(concentrations, torch.zeros_like(system.volumes).unsqueeze(1))
     residual = poisson_residual(system, zero)
+    bands = [band[..., None, None] for band in matrix.bands()]
+    if not system.is_periodic:
+        return -BlockTridiagonal(*bands).solve(residual[..., None, None])[..., 0, 0]
+    # Held at zero on the left, the sum of all charges closes the ring by itself; the last node is the drop.
+    for band, diagonal in zip(bands, (0.0, 1.0, 0.0), strict=True):
+        band[:, [0, -1]] = diagonal
     return -BlockTridiagonal(*bands).solve(residual[..., None, None])[..., 0, 0]
+
+
+def _holding_charges(system: System, charges: Tensor | None) -> System:
+    """The same system with the charge given where the current was."""
+
+    def held(end: End, side: int) -> End:
+        if end.control != CURRENT:
+            return end
+        level = torch.zeros_like(end.level) if charges is None else charges[:, side]
+        return replace(end, control=CHARGE, level=level, stern_capacitance=None)
+
+    return replace(system, left=held(system.left, 0), right=held(system.right, 1))

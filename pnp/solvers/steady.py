@@ -5,41 +5,44 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..boundaries import Electrode
 from ..cell import Cell
 from ..finite_volume.jacobian import jacobian
-from ..finite_volume.residual import poisson_residual, species_residual
+from ..finite_volume.residual import field_residual, species_residual
 from ..grid import Grid
-from ..scaling import State, System, scale
+from ..scaling import scale
 from ..solution import Solution
-from .equilibrium import equilibrium_gradient, minimise, solve_equilibrium
+from ..system import CHARGE, State, System
+from .equilibrium import equilibrium_gradient, minimise, resting_fields, solve_equilibrium
 from .finish import failed_status, finish, steady_statistics
 from .implicit_gradient import attach_gradient
-from .linear import FEW_SPECIES, Factorisation, PinnedAmounts, factorise, pin_amounts
+from .linear import FEW_SPECIES, Factorisation, factorise, pin_amounts
 from .newton import NEGLIGIBLE, Newton, NewtonResult, newton
-from .start import laplace_potential, start_state
+from .start import start_state
 
 DEFAULT_NODES = 200
 AT_REST = 1e-6
 """Largest difference of an electrochemical potential, in thermal voltages, that counts as equilibrium."""
+FIRST_LOAD, SMALLEST_LOAD, MOST_LOADS = 0.25, 1e-4, 80
+"""Steps of the continuation, as fractions of the imposed potentials and currents."""
 
 
 @dataclass(frozen=True, eq=False)
 class SteadyProblem:
-    """Vanishing divergence of every flux, Gauss's law and, in a closed cell, the amounts of the filling."""
+    """Balance of every species, Gauss's law and the amounts that the cell conserves."""
 
     system: System
 
     def residual(self, state: State) -> tuple[Tensor, Tensor]:
         """See :class:`~pnp.solvers.newton.Problem`."""
         species = species_residual(self.system, state)
-        if self.system.is_closed:
-            species = pin_amounts(species, self.system, state, self.system.amounts)
-        return species, poisson_residual(self.system, state)
+        if self.system.laws:
+            species = pin_amounts(species, self.system, state, self.system.kept)
+        return species, field_residual(self.system, state)
 
     def factorise(self, state: State) -> Factorisation:
         """See :class:`~pnp.solvers.newton.Problem`."""
-        matrix = jacobian(self.system, state)
-        return PinnedAmounts(matrix, self.system, state) if self.system.is_closed else factorise(matrix)
+        return factorise(self.system, state, jacobian(self.system, state), pinned=True)
 
     def select(self, elements: Tensor) -> "SteadyProblem":
         """See :class:`~pnp.solvers.newton.Problem`."""
@@ -60,9 +63,11 @@ def solve_steady(
 ) -> Solution:
     r"""Steady state of a cell: constant ion fluxes, :math:`\nabla\cdot J_i = 0`, and Gauss's law.
 
-    A cell closed at both ends keeps the amounts of its filling. Every batch element iterates and converges
-    on its own, from a cold start; in cells that come to rest (at most one reservoir) elements that fail are
-    solved again as equilibria (:func:`solve_equilibrium`), and so are all of more than six species.
+    A cell closed at both ends keeps the amounts of its filling (with reactions: what they conserve). Every
+    batch element iterates and converges on its own, from a cold start. In cells that come to rest
+    elements that fail are solved again as equilibria (:func:`solve_equilibrium`), and so are all of more
+    than six species; in others they are continued from zero potentials and currents. Waveforms count with
+    their value at time zero.
 
     The solution is differentiable with respect to every number of the cell (and to the positions of the
     grid) by the implicit function theorem, at the cost of one transposed linear solve. How strongly a refined
@@ -77,23 +82,41 @@ def solve_steady(
 
     Raises:
         SolveError: `throw` and some element failed; says which, how far they got and what to try.
-        ValueError: `grid` or `initial` do not fit the cell.
+        ValueError: `grid` or `initial` do not fit the cell, or a current is driven through a blocking electrode,
+            which never comes to a steady state.
 
     Warns:
         UnderResolvedWarning: The spacing at a wall exceeds the local Debye length.
     """
     grid = Grid.refined(cell, DEFAULT_NODES) if grid is None else grid
+    for end in (cell.left, cell.right):
+        if isinstance(end, Electrode) and end.current is not None and not end.reactions:
+            raise ValueError(
+                "solve_steady: a current through a blocking electrode charges it for ever; give the electrode "
+                "a reaction or a potential, or use solve_transient."
+            )
     if cell.comes_to_rest and len(cell.electrolyte.species) > FEW_SPECIES:
         return solve_equilibrium(cell, grid, initial=initial, throw=throw, newton_settings=newton_settings)
     system, scales = scale(cell, grid)
     problem = SteadyProblem(system.detach())
-    result = newton(problem, start_state(problem.system, scales, initial), newton_settings)
-    resting = _not_at_rest(problem.system, result) if cell.comes_to_rest else result.iterations.new_empty(0)
-    if resting.numel():
-        part = problem.system.select(resting)
-        rest = minimise(part, laplace_potential(part), newton_settings)
-        total = rest.iterations + result.iterations[resting]
-        result = result.replaced(resting, replace(rest, iterations=total))
+    start = start_state(problem.system, scales, initial)
+    result = newton(problem, start, newton_settings)
+    poor = torch.nonzero(~result.converged).squeeze(-1)
+    if cell.comes_to_rest:
+        poor = _not_at_rest(problem.system, result)
+    if poor.numel():
+        part = problem.select(poor)
+        if cell.comes_to_rest:
+            again = minimise(part.system, resting_fields(part.system), newton_settings)
+        else:
+            again = continued(part, start_state(problem.system, scales, None).select(poor), newton_settings)
+        total = again.iterations + result.iterations[poor]
+        result = result.replaced(poor, replace(again, iterations=total))
+    resting = poor if cell.comes_to_rest else poor[:0]
+    if cell.comes_to_rest and cell.ground is not None:
+        # A ground can tear a cell almost, and then the coupled matrix has lost the digits that decide how
+        # many ions are on either side.
+        resting = torch.arange(result.converged.numel(), device=poor.device)
     state = _differentiable(system, result, resting) if system.requires_grad() else result.state
     status = failed_status(result.converged, result.change)
     return finish(cell, grid, scales, state, status, steady_statistics(result), throw)
@@ -107,29 +130,53 @@ def _not_at_rest(system: System, result: NewtonResult) -> Tensor:
     share has the amount and the same electrochemical potential on both sides.
     """
     c = result.state.concentrations
-    electrochemical = torch.log(c) + system.valences[:, :, None] * result.state.potential[:, None, :]
+    energy = torch.einsum("bsp,bpn->bsn", system.couplings, result.state.fields)
+    electrochemical = torch.log(c) + energy
     there = c > NEGLIGIBLE * c.amax(-1, keepdim=True)
     highest = torch.where(there, electrochemical, -torch.inf).amax(-1)
     lowest = torch.where(there, electrochemical, torch.inf).amin(-1)
     settled = result.converged & ((highest - lowest) < AT_REST).all(-1)
-    if system.is_closed:
+    if system.laws:
         amounts = (system.volumes[:, None, :] * c).sum(-1)
         settled = settled & ((amounts / system.amounts - 1).abs() < AT_REST).all(-1)
     return torch.nonzero(~settled).squeeze(-1)
 
 
-def _differentiable(system: System, result: NewtonResult, resting: Tensor) -> State:
-    """Attach implicit gradients to what converged, to elements `resting` those of the convex problem.
+@torch.no_grad()
+def continued(problem: SteadyProblem, start: State, settings: Newton) -> NewtonResult:
+    """Solve by raising the imposed potentials and currents from zero, every element at its own pace."""
+    levels, system = problem.system.levels, problem.system
+    ramped = torch.tensor([end.control != CHARGE for _, end in system.ends], device=levels.device)
+    zero = torch.zeros_like(levels[:, 0])
+    done, reach, iterations = zero.clone(), torch.full_like(zero, FIRST_LOAD), zero.long()
+    state, change = start, torch.full_like(zero, torch.inf)
+    flat = torch.where(ramped, 0.0, levels)
+    target = zero.clone()
+    for _ in range(MOST_LOADS):
+        open_ = torch.nonzero((done < 1) & (reach > SMALLEST_LOAD)).squeeze(-1)
+        if not open_.numel():
+            break
+        goal = target[open_]
+        imposed = flat[open_] + goal[:, None] * (levels[open_] - flat[open_])
+        part = SteadyProblem(system.select(open_).with_levels(imposed))
+        found = newton(part, state.select(open_), settings)
+        iterations[open_] += found.iterations
+        change[open_] = found.change
+        good = found.converged
+        state = state.replaced(open_[good], found.state.select(torch.nonzero(good).squeeze(-1)))
+        done[open_] = torch.where(good & (goal > 0), goal, done[open_])
+        reach[open_] = torch.where(good, 2 * reach[open_], reach[open_] / 4)
+        target[open_] = (done[open_] + reach[open_]).clamp(max=1.0)
+    return NewtonResult(state, done >= 1, iterations, torch.where(done >= 1, change, 1.0))
 
-    A ground can tear a cell almost, and then the coupled matrix has lost the digits that decide how many
-    ions are on either side, so there all gradients of a cell at rest are those of the convex problem.
-    """
-    at_most_one_bath = system.left.bath is None or system.right.bath is None
-    if system.ground_node is not None and at_most_one_bath:
-        return equilibrium_gradient(system, result)
+
+def _differentiable(system: System, result: NewtonResult, resting: Tensor) -> State:
+    """Attach implicit gradients to what converged, to elements `resting` those of the convex problem."""
+    state = result.state
     coupled = torch.nonzero(result.converged.index_fill(0, resting, False)).squeeze(-1)
-    attached = attach_gradient(SteadyProblem(system.select(coupled)), result.state.select(coupled))
-    state = result.state.replaced(coupled, attached)
+    if coupled.numel():
+        attached = attach_gradient(SteadyProblem(system.select(coupled)), result.state.select(coupled))
+        state = state.replaced(coupled, attached)
     if resting.numel():
         settled = equilibrium_gradient(system.select(resting), result.select(resting))
         state = state.replaced(resting, settled)

@@ -17,12 +17,19 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from ..finite_volume.jacobian import jacobian
-from ..finite_volume.residual import divergence, ion_fluxes, poisson_residual, species_residual
-from ..scaling import Batched, State, System
+from ..finite_volume.residual import (
+    balances,
+    charging_rate,
+    field_residual,
+    metal_charges,
+    species_residual,
+)
+from ..system import CURRENT, Batched, State, System
 from .implicit_gradient import attach_gradient
-from .linear import Factorisation, PinnedAmounts, factorise, pin_amounts
+from .linear import Factorisation, factorise, pin_amounts
 from .newton import Newton, newton
 
 GAMMA = 2 - math.sqrt(2)
@@ -34,25 +41,26 @@ _ERROR = (-3 * GAMMA**2 + 4 * GAMMA - 2) / (6 * (2 - GAMMA))
 class StageProblem(Batched):
     """Balances of one implicit stage of length `step` `(B,)` from `known` `(B, S, N)`, and Gauss's law.
 
-    `amounts` `(B, S)` are what a closed cell has to keep; None: the balances alone keep them.
+    `charges` `(B, 2)` are those on the electrodes from which driven currents go on; `amounts` `(B, L)` are the
+    combinations that the cell keeps.
     """
 
     system: System
     known: Tensor
+    charges: Tensor
     step: Tensor
-    amounts: Tensor | None
+    amounts: Tensor
 
     def residual(self, state: State) -> tuple[Tensor, Tensor]:
         """See :class:`~pnp.solvers.newton.Problem`."""
         species = species_residual(self.system, state, known=self.known, step=self.step)
-        if self.amounts is not None:
+        if self.system.laws:
             species = pin_amounts(species, self.system, state, self.amounts)
-        return species, poisson_residual(self.system, state)
+        return species, field_residual(self.system, state, known=self.charges, step=self.step)
 
     def factorise(self, state: State) -> Factorisation:
         """See :class:`~pnp.solvers.newton.Problem`."""
-        matrix = jacobian(self.system, state, step=self.step)
-        return factorise(matrix) if self.amounts is None else PinnedAmounts(matrix, self.system, state)
+        return factorise(self.system, state, jacobian(self.system, state, step=self.step), pinned=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +69,7 @@ class Step(Batched):
 
     Attributes:
         state: At the start.
+        levels: What the ends impose at the start, after the first stage and at the end, `(B, 3, 2)`.
         length: `(B,)`.
         euler: Whether by backward Euler, `(B,)`.
         amounts: See :class:`StageProblem`.
@@ -68,22 +77,34 @@ class Step(Batched):
 
     system: System
     state: State
+    levels: Tensor
     length: Tensor
     euler: Tensor
-    amounts: Tensor | None
+    amounts: Tensor
 
     def first_stage(self) -> StageProblem:
         """The equations for the state in the middle."""
         tau = self.length * torch.where(self.euler, GAMMA, GAMMA / 2)
-        explicit = torch.where(self.euler, 0.0, tau)[:, None, None] * rate(self.system, self.state)
-        return StageProblem(self.system, self.state.concentrations + explicit, tau, self.amounts)
+        explicit = torch.where(self.euler, 0.0, tau)
+        start = self.at(0)
+        known = self.state.concentrations + explicit[:, None, None] * rate(start, self.state)
+        charges = metal_charges(start, self.state) + explicit[:, None] * charging_rates(start, self.state)
+        return StageProblem(self.at(1), known, charges, tau, self.amounts)
 
     def second_stage(self, middle: State) -> StageProblem:
         """The equations for the state at the end."""
         tau = self.length * torch.where(self.euler, 1 - GAMMA, GAMMA / 2)
         weight = torch.where(self.euler, 1.0, 1 / _SPAN)[:, None, None]
         known = weight * middle.concentrations + (1 - weight) * self.state.concentrations
-        return StageProblem(self.system, known, tau, self.amounts)
+        weight = weight[..., 0]
+        charges = weight * metal_charges(self.system, middle) + (1 - weight) * metal_charges(
+            self.system, self.state
+        )
+        return StageProblem(self.at(2), known, charges, tau, self.amounts)
+
+    def at(self, moment: int) -> System:
+        """The system with what the ends impose at the start, the middle or the end."""
+        return self.system.with_levels(self.levels[:, moment])
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,12 +130,14 @@ def take_step(step: Step, settings: Newton) -> StepResult:
     first = newton(step.first_stage(), step.state, settings)
     problem = step.second_stage(first.state)
     second = newton(problem, first.state, settings)
-    rates = (rate(step.system, state) for state in (step.state, first.state, second.state))
+    states = (step.state, first.state, second.state)
+    rates = (rate(step.at(moment), state) for moment, state in enumerate(states))
     error = _error(step.length, step.euler, *rates)
     # The stiff part of the estimate is filtered by the matrix of the step itself.
-    matrix = factorise(jacobian(step.system, second.state, step=problem.step))
-    weighted = error * step.system.volumes[:, None, :]
-    filtered = matrix.solve(weighted, torch.zeros_like(second.state.potential)).concentrations
+    system = problem.system
+    matrix = factorise(system, second.state, jacobian(system, second.state, step=problem.step), pinned=False)
+    weighted = error * system.volumes[:, None, :]
+    filtered = matrix.solve(weighted, torch.zeros_like(second.state.fields)).concentrations
     return StepResult(
         first.state,
         second.state,
@@ -125,20 +148,42 @@ def take_step(step: Step, settings: Newton) -> StepResult:
 
 
 def trace_step(step: Step, taken: StepResult) -> State:
-    """The end of a step that was taken, as a differentiable function of its start and of the system."""
-    middle = attach_gradient(step.first_stage(), taken.middle)
-    return attach_gradient(step.second_stage(middle), taken.end)
+    """The end of a step that was taken, as a differentiable function of its start and of the system.
+
+    Only the states are kept for the backward pass; matrices are built and factorised again there, so that the
+    memory of a long run is that of its states.
+    """
+
+    def ends() -> tuple[Tensor, Tensor]:
+        middle = attach_gradient(step.first_stage(), taken.middle)
+        end = attach_gradient(step.second_stage(middle), taken.end)
+        return end.concentrations, end.fields
+
+    return State(*checkpoint(ends, use_reentrant=False, preserve_rng_state=False))
 
 
 def rate(system: System, state: State) -> Tensor:
-    """Rate of change of the concentrations by the fluxes, `(B, S, N)`; zero where a bath holds them."""
-    change = -divergence(ion_fluxes(system, state)) / system.volumes[:, None, :]
-    for node, end in ((0, system.left), (-1, system.right)):
+    """Rate of change of the concentrations, `(B, S, N)`; zero where a bath holds them."""
+    change = -balances(system, state)
+    if system.is_periodic:  # the last node is the first, and has no volume of its own
+        change = change[..., :-1] / system.volumes[:, None, :-1]
+        return torch.cat([change, change[..., :1]], dim=-1)
+    change = change / system.volumes[:, None, :]
+    for node, end in system.ends:
         if end.bath is not None:
             held = torch.zeros_like(change)
             held[..., node] = 1.0
             change = change * (1 - held)
     return change
+
+
+def charging_rates(system: System, state: State) -> Tensor:
+    """Rates of change of the charges on metals through which a current is driven, zero elsewhere, `(B, 2)`."""
+    rates = [
+        charging_rate(system, state, node, end) if end.control == CURRENT else torch.zeros_like(end.level)
+        for node, end in system.ends
+    ]
+    return torch.stack(rates, dim=-1)
 
 
 def _error(step: Tensor, euler: Tensor, start: Tensor, middle: Tensor, end: Tensor) -> Tensor:

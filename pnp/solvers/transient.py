@@ -7,17 +7,19 @@ from torch import Tensor
 
 from ..cell import Cell
 from ..errors import Status
+from ..finite_volume.residual import metal_charges
 from ..grid import Grid
 from ..quantity import Quantity, as_quantity
-from ..scaling import Batched, Scales, State, System, scale
+from ..scaling import Scales, scale
 from ..solution import Solution, Statistics
-from .finish import report, unflatten
-from .linear import FEW_SPECIES
+from ..system import Batched, State, System
+from .finish import report, unflatten, user_pressure
 from .newton import Newton
-from .start import check_initial, poisson_potential
+from .schedule import Schedule, Stops
+from .start import check_initial, poisson_potential, scaled_state, with_baths, with_pressure
 from .steady import DEFAULT_NODES
 from .step_size import StepControl
-from .time_step import Step, StepResult, take_step, trace_step
+from .time_step import GAMMA, Step, StepResult, take_step, trace_step
 
 STEP_NEWTON = Newton(max_iterations=25, tolerance=1e-6)
 FIRST_STEP = 1e-3
@@ -34,13 +36,14 @@ def solve_transient(
     throw: bool = True,
     step_control: StepControl = StepControl(),  # noqa: B008 (frozen)
 ) -> Solution:
-    r"""Evolution of a cell after its potentials are switched on at :math:`t = 0`.
+    r"""Evolution of a cell whose potentials or currents are switched on at :math:`t = 0`.
 
     TR-BDF2 with error control, backward Euler for the first step and wherever positivity asks for it. Every
     element of the batch takes its own steps, from the Debye time to the bulk diffusion time in one run, and
     steps exactly onto the requested times, so that what is returned has the guarantees of the scheme
-    (positive concentrations, amounts, Gauss's law) without interpolation. Differentiable through every
-    step, with the step sizes held constant; memory then grows with the number of steps.
+    (positive concentrations, amounts, Gauss's law) without interpolation; at a jump of a waveform that is the
+    state just after it. Differentiable through every step, with the step sizes held constant; only the
+    states of the steps are kept for that, and their matrices are factorised anew backwards.
 
     Arguments:
         cell: What to solve.
@@ -49,7 +52,8 @@ def solve_transient(
             the steps.
         initial: State at :math:`t = 0`: a solution on as many nodes (its concentrations), or concentrations
             `(*batch, species, node)` [mol m⁻³]; default: the filling. The potential at :math:`t = 0`
-            follows from Gauss's law with the cell's boundaries.
+            follows from Gauss's law with the cell's boundaries; a metal whose current is given starts
+            uncharged, or with its charge in a solution.
         throw: Whether an element that fails raises; otherwise see `solution.status`. States after the
             failure repeat the last one that was reached.
         step_control: Tolerances and limits of the steps.
@@ -69,20 +73,20 @@ def solve_transient(
     system, scales = scale(cell, grid)
     start = _initial_state(system, scales, initial)
     outputs = times.to(cell.device).detach() / scales.time.detach()[:, None]
-    run = _integrate(system, start, outputs, step_control)
-    batch, species, nodes = scales.batch_shape, start.concentrations.shape[1], grid.nodes.shape[-1]
-    volumes = system.volumes[:, None, :]
-    unit = (scales.concentration * scales.length)[:, None]
+    run = _integrate(system, start, outputs, Schedule.of(cell, system, scales), step_control)
+    batch = scales.batch_shape
+    amounts = (system.volumes[:, None, :] * start.concentrations).sum(-1)
+    concentrations = run.concentrations * scales.concentration[:, None, None, None]
+    potential = run.fields[:, :, 0] * scales.potential[:, None, None]
     solution = Solution(
         cell=cell,
         grid=grid,
-        potential=(run.potential * scales.potential[:, None, None]).reshape(*batch, -1, nodes),
-        concentrations=(run.concentrations * scales.concentration[:, None, None, None]).reshape(
-            *batch, -1, species, nodes
-        ),
+        potential=potential.reshape(*batch, *potential.shape[1:]),
+        concentrations=concentrations.reshape(*batch, *concentrations.shape[1:]),
+        pressure=user_pressure(run.fields, scales),
         status=run.status.reshape(batch),
         stats=unflatten(run.statistics(scales), batch),
-        expected_amounts=((volumes * start.concentrations).sum(-1) * unit).reshape(*batch, species),
+        expected_amounts=(amounts * (scales.concentration * scales.length)[:, None]).reshape(*batch, -1),
         times=times,
     )
     report(solution, throw)
@@ -100,12 +104,13 @@ def _checked_times(times: Quantity) -> Tensor:
 
 
 def _initial_state(system: System, scales: Scales, initial: Solution | Quantity | None) -> State:
-    nodes = system.volumes.shape[-1]
+    nodes, charges = system.volumes.shape[-1], None
     if initial is None:
         c = system.filling[:, :, None].expand(-1, -1, nodes)
     elif isinstance(initial, Solution):
         check_initial(initial, system, scales)
-        c = scales.to_scaled(initial.concentrations, initial.potential).concentrations
+        c = scales.to_scaled(initial.concentrations)
+        charges = metal_charges(system, scaled_state(system, scales, initial))
     else:
         given = as_quantity(initial, "solve_transient: initial", above=0.0)
         wanted = (system.filling.shape[-1], nodes)
@@ -113,13 +118,11 @@ def _initial_state(system: System, scales: Scales, initial: Solution | Quantity 
             raise ValueError(
                 f"solve_transient: initial must have (species, node) = {wanted}, got {tuple(given.shape)}."
             )
-        c = scales.to_scaled(given.to(system.volumes.device), system.volumes.new_zeros(nodes)).concentrations
-    for node, end in ((0, system.left), (nodes - 1, system.right)):
-        if end.bath is not None:
-            here = torch.zeros_like(c)
-            here[..., node] = 1.0
-            c = c * (1 - here) + here * end.bath.clamp(min=1e-30).unsqueeze(-1)
-    return State(c, poisson_potential(system, c))
+        c = scales.to_scaled(given.to(system.volumes.device))
+    c = with_baths(system, c)
+    if system.is_periodic:
+        c = torch.cat([c[..., :-1], c[..., :1]], dim=-1)
+    return State(c, with_pressure(system, c, poisson_potential(system, c, charges)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,12 +131,38 @@ class _Front(Batched):
 
     system: System
     state: State
-    outputs: Tensor  # (B, T), scaled
+    stops: Stops
     time: Tensor
     step: Tensor
     euler: Tensor
-    reached: Tensor  # index of the next output
-    amounts: Tensor | None  # what a closed cell keeps, (B, S)
+    reached: Tensor  # index of the next stop
+    first_step: Tensor
+    amounts: Tensor  # the combinations that the cell keeps, (B, L)
+
+    @property
+    def next_stop(self) -> Tensor:
+        """Time of the next stop, `(B,)`."""
+        return self._of_next(self.stops.times)
+
+    @property
+    def unfinished(self) -> Tensor:
+        """Whether there is a next stop, `(B,)`."""
+        inside = self.reached < self.stops.times.shape[1]
+        return inside & torch.isfinite(self.next_stop)
+
+    def _of_next(self, per_stop: Tensor) -> Tensor:
+        index = self.reached.clamp(max=per_stop.shape[1] - 1)
+        return per_stop.gather(1, index[:, None]).squeeze(1)
+
+    @property
+    def next_output(self) -> Tensor:
+        """Index of the output that the next stop is, or -1."""
+        return self._of_next(self.stops.output)
+
+    @property
+    def next_broken(self) -> Tensor:
+        """Whether a waveform jumps or bends at the next stop."""
+        return self._of_next(self.stops.broken)
 
 
 @dataclass(eq=False)
@@ -141,7 +170,7 @@ class _Run:
     """What the integration collects for the whole batch."""
 
     concentrations: Tensor  # (B, T, S, N)
-    potential: Tensor  # (B, T, N)
+    fields: Tensor  # (B, T, P, N)
     status: Tensor
     time: Tensor
     iterations: Tensor
@@ -151,7 +180,7 @@ class _Run:
     def record(self, elements: Tensor, index: Tensor, state: State) -> None:
         """Store states as the output `index` of `elements`."""
         self.concentrations[elements, index] = state.concentrations
-        self.potential[elements, index] = state.potential
+        self.fields[elements, index] = state.fields
 
     def statistics(self, scales: Scales) -> Statistics:
         """What the run cost."""
@@ -161,16 +190,19 @@ class _Run:
         )
 
 
-def _integrate(system: System, start: State, outputs: Tensor, control: StepControl) -> _Run:
-    front, run = _begin(system, start, outputs)
+def _integrate(
+    system: System, start: State, outputs: Tensor, schedule: Schedule, control: StepControl
+) -> _Run:
+    front, run = _begin(system, start, schedule.stops(outputs), outputs)
     elements = torch.arange(outputs.shape[0], device=outputs.device)
-    front, elements = _drop(front, elements, front.reached < outputs.shape[1])
+    front, elements = _drop(front, elements, front.unfinished)
     while elements.numel():
-        remaining = front.outputs.gather(1, front.reached[:, None]).squeeze(1) - front.time
+        remaining = front.next_stop - front.time
         # Either all of what remains, or half of it, rather than a sliver at the end.
         step = torch.where(front.step >= remaining / 2, remaining / 2, front.step)
         step = torch.where(front.step >= remaining * (1 - 1e-12), remaining, step)
-        trial = Step(front.system, front.state, step, front.euler, front.amounts)
+        levels = _levels(schedule, elements, front, step)
+        trial = Step(front.system, front.state, levels, step, front.euler, front.amounts)
         tried = take_step(trial, STEP_NEWTON)
         norm = control.error_norm(tried.error, tried.end.concentrations)
         accepted = tried.converged & (norm <= 1)
@@ -181,21 +213,22 @@ def _integrate(system: System, start: State, outputs: Tensor, control: StepContr
         front = _advance(front, _end_states(trial, tried, accepted), step, remaining, accepted)
         run.time[elements] = front.time
         arrived = accepted & (step == remaining)
-        there = torch.nonzero(arrived).squeeze(-1)
-        run.record(elements[there], front.reached[there], front.state.select(there))
         front = _next_step(front, step, norm, accepted, failed, control)
+        front = _past_breaks(schedule, elements, front, arrived & front.next_broken)
+        there = torch.nonzero(arrived & (front.next_output >= 0)).squeeze(-1)
+        run.record(elements[there], front.next_output[there], front.state.select(there))
         front = replace(front, reached=front.reached + arrived)
         elements, front = _give_up(run, front, elements, control)
     return run
 
 
-def _begin(system: System, start: State, outputs: Tensor) -> tuple[_Front, _Run]:
+def _begin(system: System, start: State, stops: Stops, outputs: Tensor) -> tuple[_Front, _Run]:
     batch, count = outputs.shape
     zero = torch.zeros_like(outputs[:, 0])
     none = torch.zeros(batch, dtype=torch.int64, device=outputs.device)
     run = _Run(
         concentrations=start.concentrations.unsqueeze(1).repeat(1, count, 1, 1),
-        potential=start.potential.unsqueeze(1).repeat(1, count, 1),
+        fields=start.fields.unsqueeze(1).repeat(1, count, 1, 1),
         status=none.clone(),
         time=zero.clone(),
         iterations=none.clone(),
@@ -203,25 +236,49 @@ def _begin(system: System, start: State, outputs: Tensor) -> tuple[_Front, _Run]
         rejected=none.clone(),
     )
     strength = (system.valences**2 * system.filling).sum(-1).detach()
-    debye_time = system.permittivity.detach() / strength.clamp(min=1e-12)
+    debye_time = system.permittivity.detach().amax(-1) / strength.clamp(min=1e-12)
+    first_step = (FIRST_STEP * debye_time).clamp(max=1.0)
     front = _Front(
         system=system,
         state=start,
-        outputs=outputs,
+        stops=stops,
         time=zero,
-        step=(FIRST_STEP * debye_time).clamp(max=1.0),
+        step=first_step,
         euler=torch.ones_like(zero, dtype=torch.bool),
         reached=(outputs[:, 0] == 0).long(),
-        amounts=_kept_amounts(system, start),
+        first_step=first_step,
+        amounts=torch.einsum("bls,bsn,bn->bl", system.conserved, start.concentrations, system.volumes),
     )
     return front, run
 
 
-def _kept_amounts(system: System, start: State) -> Tensor | None:
-    """Amounts that steps are made to keep exactly, where the matrix of few species allows it."""
-    if not system.is_closed or start.concentrations.shape[1] > FEW_SPECIES:
-        return None
-    return (system.volumes[:, None, :] * start.concentrations).sum(-1)
+def _levels(schedule: Schedule, elements: Tensor, front: _Front, step: Tensor) -> Tensor:
+    """What the ends impose at the start, in the middle and at the end of a step, `(B, 3, 2)`."""
+    if not schedule.varies:
+        return front.system.levels.unsqueeze(1).expand(-1, 3, -1)
+    inside = front.time + step / 2
+    moments = (front.time, front.time + GAMMA * step, front.time + step)
+    return torch.stack([schedule.levels(elements, moment, inside) for moment in moments], dim=1)
+
+
+def _past_breaks(schedule: Schedule, elements: Tensor, front: _Front, broken: Tensor) -> _Front:
+    """Elements that arrived at a break go on with what is imposed after it, by small steps again."""
+    here = torch.nonzero(broken).squeeze(-1)
+    if not here.numel():
+        return front
+    part = front.select(here)
+    levels = schedule.levels(elements[here], part.time, part.time + part.first_step / 2)
+    system = part.system.with_levels(levels)
+    charges = metal_charges(system, part.state)
+    potential = poisson_potential(system, part.state.concentrations, charges)
+    fields = torch.cat([potential.unsqueeze(1), part.state.fields[:, 1:]], dim=1)
+    state = State(front.state.concentrations, front.state.fields.index_copy(0, here, fields))
+    return replace(
+        front,
+        state=state,
+        step=torch.where(broken, front.first_step, front.step),
+        euler=front.euler | broken,
+    )
 
 
 def _end_states(trial: Step, tried: StepResult, accepted: Tensor) -> State:
@@ -230,22 +287,25 @@ def _end_states(trial: Step, tried: StepResult, accepted: Tensor) -> State:
     kept = torch.nonzero(accepted).squeeze(-1)
     if not wanted or not kept.numel():
         return tried.end
+    if kept.numel() == accepted.numel():
+        return trace_step(trial, tried)
     end = trace_step(trial.select(kept), tried.select(kept))
     return State(
         tried.end.concentrations.index_copy(0, kept, end.concentrations),
-        tried.end.potential.index_copy(0, kept, end.potential),
+        tried.end.fields.index_copy(0, kept, end.fields),
     )
 
 
 def _advance(front: _Front, state: State, step: Tensor, remaining: Tensor, accepted: Tensor) -> _Front:
     """Move the accepted elements to the end of their step."""
-    target = front.outputs.gather(1, front.reached[:, None]).squeeze(1)
-    time = torch.where(step == remaining, target, front.time + step)
+    time = torch.where(step == remaining, front.next_stop, front.time + step)
+    if bool(accepted.all()):
+        return replace(front, state=state, time=time)
     return replace(
         front,
         state=State(
             torch.where(accepted[:, None, None], state.concentrations, front.state.concentrations),
-            torch.where(accepted[:, None], state.potential, front.state.potential),
+            torch.where(accepted[:, None, None], state.fields, front.state.fields),
         ),
         time=torch.where(accepted, time, front.time),
     )
@@ -271,16 +331,17 @@ def _next_step(
 
 def _give_up(run: _Run, front: _Front, elements: Tensor, control: StepControl) -> tuple[Tensor, _Front]:
     """Keep the elements that have further to go; give those that cannot their status and last state."""
-    unfinished = front.reached < front.outputs.shape[1]
+    unfinished = front.unfinished
     tiny = front.step < SMALLEST_STEP * torch.maximum(front.time, front.step.new_tensor(1e-6))
     spent = (run.steps + run.rejected)[elements] >= control.max_steps
     for stuck, status in ((tiny, Status.STEP_TOO_SMALL), (spent & ~tiny, Status.MAX_STEPS)):
         lost = torch.nonzero(unfinished & stuck).squeeze(-1)
         run.status[elements[lost]] = int(status)
         for index in lost.tolist():
-            later = slice(int(front.reached[index]), None)
+            stops = front.stops.output[index, int(front.reached[index]) :]
+            later = stops[stops >= 0]
             run.concentrations[elements[index], later] = front.state.concentrations[index]
-            run.potential[elements[index], later] = front.state.potential[index]
+            run.fields[elements[index], later] = front.state.fields[index]
     front, elements = _drop(front, elements, unfinished & ~tiny & ~spent)
     return elements, front
 
