@@ -12,6 +12,7 @@ from .certificate import Certificate
 from .electrolyte import Electrolyte, Species
 from .errors import SolveError, Status, UnderResolvedWarning
 from .grid import Grid
+from .impedance import impedance
 from .observables import (
     amounts,
     charge_density,
@@ -62,6 +63,7 @@ __all__ = [
     "electric_field",
     "electrode_potential",
     "free_energy",
+    "impedance",
     "ion_flux",
     "piecewise_linear",
     "ramp",

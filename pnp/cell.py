@@ -36,7 +36,8 @@ class Cell:
         permittivity_profile: Function of position by which the electrolyte's permittivity is multiplied; takes
             the middles of the edges `(*batch, edge)` and returns positive numbers of that shape. Put a
             node where the material changes.
-        diffusivity_profile: The same for the diffusivities; may return `(*batch, species, edge)`.
+        diffusivity_profile: The same for the diffusivities; may return `(*batch, species, edge)`. Both are
+            given all batch axes of the cell.
         charged: Accept what is most often a mistake: a bath that is not neutral, or a closed cell of ions
             that have no counter-ions.
 

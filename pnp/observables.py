@@ -265,16 +265,21 @@ def _edge_permittivity(solution: Solution) -> Tensor:
     profile = solution.cell.permittivity_profile
     if profile is None:
         return permittivity
-    return permittivity * solution.over_time(profile(solution.grid.middles), trailing=1)
+    return permittivity * solution.over_time(profile(_middles(solution)), trailing=1)
 
 
 def _diffusivity_profile(solution: Solution) -> Tensor:
     """`(*batch, species or 1, edge)`."""
-    values = solution.cell.diffusivity_profile(solution.grid.middles)  # type: ignore[misc]
-    middles = solution.grid.middles
-    if values.dim() > middles.dim() or (values.dim() == 2 and middles.dim() == 1):
+    middles = _middles(solution)
+    values = solution.cell.diffusivity_profile(middles)  # type: ignore[misc]
+    if values.dim() > middles.dim():
         return solution.over_time(values, trailing=2)
     return solution.over_time(values, trailing=1).unsqueeze(-2)
+
+
+def _middles(solution: Solution) -> Tensor:
+    """Middles of the edges, with all batch axes."""
+    return solution.grid.middles.to(solution.potential.device).expand(*solution.status.shape, -1)
 
 
 def _signal(solution: Solution, signal: Quantity | Waveform) -> Tensor:

@@ -64,7 +64,7 @@ def scale(cell: Cell, grid: Grid) -> tuple[System, Scales]:
     flat = Flattener(cell, batch)
     electrolyte, units = cell.electrolyte, scale_units(cell, batch)
     length, potential, charge = units.length, units.potential, units.charge
-    middles = grid.middles
+    middles = grid.middles.expand(*batch, -1)
     nodes = grid.nodes.shape[-1]
     fixed = cell.fixed_charge(grid.nodes) if callable(cell.fixed_charge) else cell.fixed_charge.unsqueeze(-1)
     system = System(
@@ -217,9 +217,7 @@ def _diffusivity_profile(cell: Cell, middles: Tensor, flat: Flattener) -> Tensor
     if cell.diffusivity_profile is None:
         return flat(torch.ones(1, 1, dtype=torch.float64), 2)
     values = as_quantity(cell.diffusivity_profile(middles), "Cell: diffusivity_profile", above=0.0)
-    species = len(cell.electrolyte.names)
-    per_species = values.dim() > middles.dim() or (values.dim() == 2 and middles.dim() == 1)
-    if per_species and values.shape[-2] in (1, species):
+    if values.dim() > middles.dim():
         return flat(values, 2)
     return flat(values.expand(torch.broadcast_shapes(values.shape, middles.shape[-1:])), 1).unsqueeze(1)
 

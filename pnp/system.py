@@ -1,6 +1,6 @@
 """The scaled equations of a flat batch of cells, as tensors: what the solvers see."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -22,6 +22,17 @@ class Batched:
             elif isinstance(value, Batched):
                 changed[part.name] = value.map(function)
         return replace(self, **changed)
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor inside, in a fixed order."""
+        found: list[Tensor] = []
+        self.map(lambda tensor: found.append(tensor) or tensor)  # type: ignore[func-returns-value]
+        return found
+
+    def with_tensors(self, tensors: Iterable[Tensor]) -> Any:
+        """The same with other tensors, in the order of :meth:`tensors`."""
+        following = iter(tensors)
+        return self.map(lambda _: next(following))
 
     def select(self, elements: Tensor) -> Any:
         """The batch elements with these indices."""

@@ -59,11 +59,12 @@ class Waveform:
             value = self.function(moment, moment.detach())
             if not value.requires_grad:
                 return torch.zeros_like(value)
+            traced = self.function(moment.detach(), moment.detach()).requires_grad
             total = torch.ones_like(value)
             (slope,) = torch.autograd.grad(value, moment, total, create_graph=True, allow_unused=True)
         if slope is None:
             return torch.zeros_like(value)
-        return slope if torch.is_grad_enabled() else slope.detach()
+        return slope if traced and torch.is_grad_enabled() else slope.detach()
 
     @property
     def batch_shape(self) -> torch.Size:

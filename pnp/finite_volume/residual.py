@@ -115,6 +115,18 @@ def species_residual(
     return residual
 
 
+def imbalance(system: System, state: State, residual: Tensor, step: Tensor | None = None) -> Tensor:
+    """Largest `residual` of the balances over the largest of the terms it is a difference of, `(B,)`."""
+    c = state.concentrations
+    mobility = system.diffusivities / system.spacings[:, None, :]
+    terms = (mobility * torch.maximum(c[..., :-1], c[..., 1:])).amax(-1)
+    if step is not None:
+        terms = step[:, None] * terms + (system.volumes[:, None, :] * c).amax(-1)
+    if system.has_kinetics:  # of one species there may be next to nothing
+        terms = terms.amax(-1, keepdim=True)
+    return (residual.abs().amax(-1) / terms).amax(-1)
+
+
 def field_residual(
     system: System, state: State, *, known: Tensor | None = None, step: Tensor | None = None
 ) -> Tensor:

@@ -24,7 +24,7 @@ References:
     Lee, Lee, Hyon, Lin & Liu, Nonlinearity 24, 431 (2011), charge-conserving Poisson-Boltzmann equations.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -41,9 +41,11 @@ from .finish import failed_status, finish, steady_statistics
 from .newton import Newton, NewtonResult
 from .start import check_initial, laplace_potential, scaled_state, with_pressure
 
-DEFAULT_NODES = 200
+DEFAULT_NODES = 201
 SUFFICIENT_DECREASE = 1e-4
 MOST_HALVINGS = 40
+REGULAR = 1e-14
+"""Relative increase of the diagonal of the curvature, against rounding."""
 
 
 def solve_equilibrium(
@@ -60,7 +62,7 @@ def solve_equilibrium(
 
     Arguments:
         cell: A cell with at most one reservoir, in which nothing reacts and no current is driven.
-        grid: Default: `Grid.refined(cell, 200)`.
+        grid: Default: `Grid.refined(cell, 201)`.
         initial: A solution on as many nodes whose potential to start from; default: the Laplace field.
         throw: Whether an element that fails raises; otherwise see `solution.status`.
         newton_settings: Settings of Newton's method.
@@ -83,19 +85,37 @@ def solve_equilibrium(
     start = resting_fields(fixed)
     if initial is not None:
         check_initial(initial, fixed, scales)
-        start = _held_to(fixed, scaled_state(fixed, scales, initial).fields)
+        start = _held_to(fixed, scaled_state(fixed, scales, initial).fields.detach())
     result = minimise(fixed, start, newton_settings)
     state = result.state
     if system.requires_grad():
         state = equilibrium_gradient(system, result)
     status = failed_status(result.converged, result.change)
-    return finish(cell, grid, scales, state, status, steady_statistics(result), throw)
+    return finish(
+        cell,
+        grid,
+        scales,
+        state,
+        status,
+        steady_statistics(result),
+        throw,
+        again=lambda other: solve_equilibrium(cell, other, throw=throw, newton_settings=newton_settings),
+    )
 
 
 def resting_fields(system: System) -> Tensor:
     """Where the minimisation starts: the potential without ions, and the pressure of the filling, `(B, P, N)`."""
     filling = system.filling[:, :, None].expand(-1, -1, system.volumes.shape[-1])
-    return with_pressure(system, filling, laplace_potential(system))
+    return with_pressure(system, filling, laplace_potential(_without_wall_charges(system)))
+
+
+def _without_wall_charges(system: System) -> System:
+    """Without ions to screen them, charges of walls would make an absurd potential."""
+    left, right = (
+        replace(end, level=torch.zeros_like(end.level)) if end.control == CHARGE else end
+        for _, end in system.ends
+    )
+    return replace(system, left=left, right=right)
 
 
 class _Bath(NamedTuple):
@@ -181,6 +201,8 @@ def _curvature(system: System, concentrations: Tensor, fields: Tensor) -> _Curva
     if _bath(system) is None:
         moved = torch.einsum("bsp,bsn->bspn", couplings, share).flatten(2)
         matrix = matrix - (moved / system.amounts[..., None]).transpose(1, 2) @ moved
+    # Where ions leave no room at all, their pressure hardly shows in G.
+    matrix = matrix + REGULAR * torch.diag_embed(matrix.diagonal(dim1=-2, dim2=-1))
     matrix = matrix * free * free[:, None]
     return _Curvature(torch.linalg.cholesky_ex(matrix + torch.diag(1 - free)).L, free)
 

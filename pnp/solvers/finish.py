@@ -1,6 +1,7 @@
 """From a scaled state to the solution a user gets, or the error that explains why there is none."""
 
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -35,6 +36,7 @@ def finish(
     status: Tensor,
     stats: Statistics,
     throw: bool,
+    again: Callable[[Grid], Solution],
 ) -> Solution:
     """Assemble the solution of a steady state in the user's units, raise or warn where it has to be."""
     concentrations = state.concentrations * scales.concentration[:, None, None]
@@ -48,6 +50,7 @@ def finish(
         status=status.reshape(scales.batch_shape),
         stats=unflatten(stats, scales.batch_shape),
         expected_amounts=cell.concentrations.to(cell.device) * cell.length.to(cell.device).unsqueeze(-1),
+        again=again,
     )
     report(solution, throw)
     return solution

@@ -6,14 +6,20 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from ..system import Batched, State
+from ..system import Batched, State, System
 from .linear import Factorisation
 
 KEEP_AT_LEAST = 0.1
 """No step takes a concentration below this fraction of itself: the method's only safeguard."""
 
 NEGLIGIBLE = 1e-14
-"""Concentrations below this fraction of a species' largest are rounding, not a reason to go on."""
+"""Concentrations below this fraction of a species' largest are rounding, not a reason to go on. Where species
+turn into each other it is the largest of all, because nothing else says how much of one there should be."""
+
+
+BALANCED = 1e-8
+"""Largest relative imbalance of a species at a solution. Where none exists (above a limiting current) the
+concentration of a depleted wall falls for ever without that anything else would change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +49,21 @@ class Newton:
 class Problem(Protocol):
     """Equations for a flat batch of states."""
 
+    @property
+    def system(self) -> System:
+        """Whose equations they are."""
+        ...
+
     def residual(self, state: State) -> tuple[Tensor, Tensor]:
         """Residual of the species `(B, S, N)` and of the fields `(B, P, N)`."""
         ...
 
     def factorise(self, state: State) -> Factorisation:
         """The factorised Jacobian at `state`."""
+        ...
+
+    def imbalance(self, state: State) -> Tensor:
+        """How far the balances are from holding, relative to their terms, `(B,)`."""
         ...
 
     def select(self, elements: Tensor) -> Self:
@@ -84,6 +99,8 @@ def newton(problem: Problem, start: State, settings: Newton) -> NewtonResult:
         state, moved, limited = _step(current, state)
         finite = torch.isfinite(moved)
         done = finite & ~limited & (moved < settings.tolerance)
+        if bool(done.any()):
+            done = done & (current.imbalance(state) < BALANCED)
         iterations[active] += 1
         concentrations[active[finite]] = state.concentrations[finite]
         fields[active[finite]] = state.fields[finite]
@@ -103,7 +120,10 @@ def _step(problem: Problem, state: State) -> tuple[State, Tensor, Tensor]:
     c = state.concentrations
     proposed = c - update.concentrations
     kept = torch.maximum(proposed, KEEP_AT_LEAST * c)
-    floor = NEGLIGIBLE * kept.amax(-1, keepdim=True)
+    largest = kept.amax(-1, keepdim=True)
+    if problem.system.has_kinetics:
+        largest = largest.amax(-2, keepdim=True)
+    floor = NEGLIGIBLE * largest
     relative = ((kept - c).abs() / torch.maximum(kept, floor)).amax((-2, -1))
     volts = (update.fields.abs() / (1 + state.fields.abs())).amax((-2, -1))
     limited = ((proposed < KEEP_AT_LEAST * c) & (c > floor)).any(-1).any(-1)

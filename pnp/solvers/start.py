@@ -18,19 +18,19 @@ def start_state(system: System, scales: Scales, initial: Solution | None) -> Sta
     """The filling and the potential of an uncharged cell, or the state of `initial`."""
     if initial is not None:
         check_initial(initial, system, scales)
-        return scaled_state(system, scales, initial)
+        return scaled_state(system, scales, initial).detach()
     filling = with_baths(system, system.filling[:, :, None].expand(-1, -1, system.volumes.shape[-1]))
     return State(filling, with_pressure(system, filling, laplace_potential(system)))
 
 
 def scaled_state(system: System, scales: Scales, solution: Solution) -> State:
-    """The state of a solution, without gradients."""
-    concentrations = scales.to_scaled(solution.concentrations.detach()).detach()
-    potential = scales.to_flat(solution.potential.detach(), scales.potential).detach()
+    """The state of a solution, differentiable where the solution is."""
+    concentrations = scales.to_scaled(solution.concentrations)
+    potential = scales.to_flat(solution.potential, scales.potential)
     if system.crowding is None or solution.pressure is None:
         return State(concentrations, with_pressure(system, concentrations, potential))
     unit = torch.where(scales.pressure > 0, scales.pressure, torch.ones_like(scales.pressure))
-    pressure = scales.to_flat(solution.pressure.detach(), unit).detach()
+    pressure = scales.to_flat(solution.pressure, unit)
     return State(concentrations, torch.stack([potential, pressure], dim=1))
 
 

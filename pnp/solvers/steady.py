@@ -8,23 +8,23 @@ from torch import Tensor
 from ..boundaries import Electrode
 from ..cell import Cell
 from ..finite_volume.jacobian import jacobian
-from ..finite_volume.residual import field_residual, species_residual
+from ..finite_volume.residual import field_residual, imbalance, species_residual
 from ..grid import Grid
 from ..scaling import scale
 from ..solution import Solution
-from ..system import CHARGE, State, System
+from ..system import State, System
 from .equilibrium import equilibrium_gradient, minimise, resting_fields, solve_equilibrium
 from .finish import failed_status, finish, steady_statistics
 from .implicit_gradient import attach_gradient
 from .linear import FEW_SPECIES, Factorisation, factorise, pin_amounts
 from .newton import NEGLIGIBLE, Newton, NewtonResult, newton
+from .pseudo_time import newton_after_settling
 from .start import start_state
 
-DEFAULT_NODES = 200
+DEFAULT_NODES = 201
+"""Odd, so that every other node is a grid too."""
 AT_REST = 1e-6
 """Largest difference of an electrochemical potential, in thermal voltages, that counts as equilibrium."""
-FIRST_LOAD, SMALLEST_LOAD, MOST_LOADS = 0.25, 1e-4, 80
-"""Steps of the continuation, as fractions of the imposed potentials and currents."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +43,10 @@ class SteadyProblem:
     def factorise(self, state: State) -> Factorisation:
         """See :class:`~pnp.solvers.newton.Problem`."""
         return factorise(self.system, state, jacobian(self.system, state), pinned=True)
+
+    def imbalance(self, state: State) -> Tensor:
+        """See :class:`~pnp.solvers.newton.Problem`."""
+        return imbalance(self.system, state, species_residual(self.system, state))
 
     def select(self, elements: Tensor) -> "SteadyProblem":
         """See :class:`~pnp.solvers.newton.Problem`."""
@@ -66,7 +70,7 @@ def solve_steady(
     A cell closed at both ends keeps the amounts of its filling (with reactions: what they conserve). Every
     batch element iterates and converges on its own, from a cold start. In cells that come to rest
     elements that fail are solved again as equilibria (:func:`solve_equilibrium`), and so are all of more
-    than six species; in others they are continued from zero potentials and currents. Waveforms count with
+    than six species; in others they are followed in time until they settle. Waveforms count with
     their value at time zero.
 
     The solution is differentiable with respect to every number of the cell (and to the positions of the
@@ -75,7 +79,7 @@ def solve_steady(
 
     Arguments:
         cell: What to solve; batch axes anywhere in it are batch axes of the solution.
-        grid: Default: `Grid.refined(cell, 200)`.
+        grid: Default: `Grid.refined(cell, 201)`.
         initial: A solution on as many nodes to start from; default: the filling and a linear potential.
         throw: Whether an element that fails raises; otherwise see `solution.status`.
         newton_settings: Settings of Newton's method.
@@ -109,7 +113,8 @@ def solve_steady(
         if cell.comes_to_rest:
             again = minimise(part.system, resting_fields(part.system), newton_settings)
         else:
-            again = continued(part, start_state(problem.system, scales, None).select(poor), newton_settings)
+            filled = start_state(problem.system, scales, None).select(poor)
+            again = newton_after_settling(part, filled, newton_settings)
         total = again.iterations + result.iterations[poor]
         result = result.replaced(poor, replace(again, iterations=total))
     resting = poor if cell.comes_to_rest else poor[:0]
@@ -119,7 +124,16 @@ def solve_steady(
         resting = torch.arange(result.converged.numel(), device=poor.device)
     state = _differentiable(system, result, resting) if system.requires_grad() else result.state
     status = failed_status(result.converged, result.change)
-    return finish(cell, grid, scales, state, status, steady_statistics(result), throw)
+    return finish(
+        cell,
+        grid,
+        scales,
+        state,
+        status,
+        steady_statistics(result),
+        throw,
+        again=lambda other: solve_steady(cell, other, throw=throw, newton_settings=newton_settings),
+    )
 
 
 def _not_at_rest(system: System, result: NewtonResult) -> Tensor:
@@ -140,34 +154,6 @@ def _not_at_rest(system: System, result: NewtonResult) -> Tensor:
         amounts = (system.volumes[:, None, :] * c).sum(-1)
         settled = settled & ((amounts / system.amounts - 1).abs() < AT_REST).all(-1)
     return torch.nonzero(~settled).squeeze(-1)
-
-
-@torch.no_grad()
-def continued(problem: SteadyProblem, start: State, settings: Newton) -> NewtonResult:
-    """Solve by raising the imposed potentials and currents from zero, every element at its own pace."""
-    levels, system = problem.system.levels, problem.system
-    ramped = torch.tensor([end.control != CHARGE for _, end in system.ends], device=levels.device)
-    zero = torch.zeros_like(levels[:, 0])
-    done, reach, iterations = zero.clone(), torch.full_like(zero, FIRST_LOAD), zero.long()
-    state, change = start, torch.full_like(zero, torch.inf)
-    flat = torch.where(ramped, 0.0, levels)
-    target = zero.clone()
-    for _ in range(MOST_LOADS):
-        open_ = torch.nonzero((done < 1) & (reach > SMALLEST_LOAD)).squeeze(-1)
-        if not open_.numel():
-            break
-        goal = target[open_]
-        imposed = flat[open_] + goal[:, None] * (levels[open_] - flat[open_])
-        part = SteadyProblem(system.select(open_).with_levels(imposed))
-        found = newton(part, state.select(open_), settings)
-        iterations[open_] += found.iterations
-        change[open_] = found.change
-        good = found.converged
-        state = state.replaced(open_[good], found.state.select(torch.nonzero(good).squeeze(-1)))
-        done[open_] = torch.where(good & (goal > 0), goal, done[open_])
-        reach[open_] = torch.where(good, 2 * reach[open_], reach[open_] / 4)
-        target[open_] = (done[open_] + reach[open_]).clamp(max=1.0)
-    return NewtonResult(state, done >= 1, iterations, torch.where(done >= 1, change, 1.0))
 
 
 def _differentiable(system: System, result: NewtonResult, resting: Tensor) -> State:

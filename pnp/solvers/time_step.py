@@ -14,16 +14,17 @@ References:
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from ..finite_volume.jacobian import jacobian
 from ..finite_volume.residual import (
     balances,
     charging_rate,
     field_residual,
+    imbalance,
     metal_charges,
     species_residual,
 )
@@ -61,6 +62,12 @@ class StageProblem(Batched):
     def factorise(self, state: State) -> Factorisation:
         """See :class:`~pnp.solvers.newton.Problem`."""
         return factorise(self.system, state, jacobian(self.system, state, step=self.step), pinned=True)
+
+
+    def imbalance(self, state: State) -> Tensor:
+        """See :class:`~pnp.solvers.newton.Problem`."""
+        residual = species_residual(self.system, state, known=self.known, step=self.step)
+        return imbalance(self.system, state, residual, self.step)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,16 +157,45 @@ def take_step(step: Step, settings: Newton) -> StepResult:
 def trace_step(step: Step, taken: StepResult) -> State:
     """The end of a step that was taken, as a differentiable function of its start and of the system.
 
-    Only the states are kept for the backward pass; matrices are built and factorised again there, so that the
-    memory of a long run is that of its states.
+    Only the states are kept for the backward pass; matrices are built and factorised there, so that the memory
+    of a long run is that of its states.
+    """
+    tensors = step.tensors()
+    return State(*_Recomputed.apply(step, taken, *tensors))
+
+
+class _Recomputed(torch.autograd.Function):
+    """The known end of a step; its graph is built when the backward pass asks for it.
+
+    That is what `torch.utils.checkpoint` does, without solving once more on the way forward.
     """
 
-    def ends() -> tuple[Tensor, Tensor]:
-        middle = attach_gradient(step.first_stage(), taken.middle)
-        end = attach_gradient(step.second_stage(middle), taken.end)
-        return end.concentrations, end.fields
+    @staticmethod
+    def forward(ctx: Any, step: Step, taken: StepResult, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.step, ctx.taken = step.detach(), taken
+        ctx.save_for_backward(*tensors)
+        return taken.end.concentrations.clone(), taken.end.fields.clone()
 
-    return State(*checkpoint(ends, use_reentrant=False, preserve_rng_state=False))
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = ctx.needs_input_grad[2:]
+        inputs = [
+            one.detach().requires_grad_(need) for one, need in zip(ctx.saved_tensors, wanted, strict=True)
+        ]
+        with torch.enable_grad():
+            step = ctx.step.with_tensors(inputs)
+            middle = attach_gradient(step.first_stage(), ctx.taken.middle)
+            end = attach_gradient(step.second_stage(middle), ctx.taken.end)
+        needed = [one for one, need in zip(inputs, wanted, strict=True) if need]
+        outputs = (end.concentrations, end.fields)
+        found = iter(torch.autograd.grad(outputs, needed, grads, allow_unused=True))
+        return (None, None, *(next(found) if need else None for need in wanted))
+
+
+def debye_time(system: System) -> Tensor:
+    """Time in which the filling screens a charge, scaled, `(B,)`."""
+    strength = (system.valences**2 * system.filling).sum(-1).detach()
+    return system.permittivity.detach().amax(-1) / strength.clamp(min=1e-12)
 
 
 def rate(system: System, state: State) -> Tensor:

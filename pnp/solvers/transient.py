@@ -1,5 +1,6 @@
 """Adaptive implicit time stepping of a batch whose elements choose their own steps."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,7 +20,7 @@ from .schedule import Schedule, Stops
 from .start import check_initial, poisson_potential, scaled_state, with_baths, with_pressure
 from .steady import DEFAULT_NODES
 from .step_size import StepControl
-from .time_step import GAMMA, Step, StepResult, take_step, trace_step
+from .time_step import GAMMA, Step, StepResult, debye_time, take_step, trace_step
 
 STEP_NEWTON = Newton(max_iterations=25, tolerance=1e-6)
 FIRST_STEP = 1e-3
@@ -35,6 +36,7 @@ def solve_transient(
     initial: Solution | Quantity | None = None,
     throw: bool = True,
     step_control: StepControl = StepControl(),  # noqa: B008 (frozen)
+    progress: Callable[[float], None] | None = None,
 ) -> Solution:
     r"""Evolution of a cell whose potentials or currents are switched on at :math:`t = 0`.
 
@@ -47,7 +49,7 @@ def solve_transient(
 
     Arguments:
         cell: What to solve.
-        grid: Default: `Grid.refined(cell, 200)`.
+        grid: Default: `Grid.refined(cell, 201)`.
         times: Increasing times [s] at which the state is returned, `(time,)`, from 0 on; they need not be
             the steps.
         initial: State at :math:`t = 0`: a solution on as many nodes (its concentrations), or concentrations
@@ -57,6 +59,8 @@ def solve_transient(
         throw: Whether an element that fails raises; otherwise see `solution.status`. States after the
             failure repeat the last one that was reached.
         step_control: Tolerances and limits of the steps.
+        progress: Called after every step with the share of the time span that the slowest element has behind
+            it, from 0 to 1.
 
     Returns:
         A solution with a time axis after the batch axes.
@@ -73,7 +77,7 @@ def solve_transient(
     system, scales = scale(cell, grid)
     start = _initial_state(system, scales, initial)
     outputs = times.to(cell.device).detach() / scales.time.detach()[:, None]
-    run = _integrate(system, start, outputs, Schedule.of(cell, system, scales), step_control)
+    run = _integrate(system, start, outputs, Schedule.of(cell, system, scales), step_control, progress)
     batch = scales.batch_shape
     amounts = (system.volumes[:, None, :] * start.concentrations).sum(-1)
     concentrations = run.concentrations * scales.concentration[:, None, None, None]
@@ -88,9 +92,20 @@ def solve_transient(
         stats=unflatten(run.statistics(scales), batch),
         expected_amounts=(amounts * (scales.concentration * scales.length)[:, None]).reshape(*batch, -1),
         times=times,
+        again=lambda other: solve_transient(
+            cell, other, times=times, initial=_thinned(initial), throw=throw, step_control=step_control
+        ),
     )
     report(solution, throw)
     return solution
+
+
+def _thinned(initial: Solution | Quantity | None) -> Tensor | None:
+    """The same start on every other node."""
+    if initial is None:
+        return None
+    c = initial.concentrations if isinstance(initial, Solution) else as_quantity(initial, "initial")
+    return c[..., ::2]
 
 
 def _checked_times(times: Quantity) -> Tensor:
@@ -191,7 +206,12 @@ class _Run:
 
 
 def _integrate(
-    system: System, start: State, outputs: Tensor, schedule: Schedule, control: StepControl
+    system: System,
+    start: State,
+    outputs: Tensor,
+    schedule: Schedule,
+    control: StepControl,
+    progress: Callable[[float], None] | None,
 ) -> _Run:
     front, run = _begin(system, start, schedule.stops(outputs), outputs)
     elements = torch.arange(outputs.shape[0], device=outputs.device)
@@ -219,6 +239,9 @@ def _integrate(
         run.record(elements[there], front.next_output[there], front.state.select(there))
         front = replace(front, reached=front.reached + arrived)
         elements, front = _give_up(run, front, elements, control)
+        if progress is not None:
+            behind = torch.where(run.status == Status.CONVERGED, run.time / outputs[:, -1], 1.0)
+            progress(float(behind.min()))
     return run
 
 
@@ -235,9 +258,7 @@ def _begin(system: System, start: State, stops: Stops, outputs: Tensor) -> tuple
         steps=none.clone(),
         rejected=none.clone(),
     )
-    strength = (system.valences**2 * system.filling).sum(-1).detach()
-    debye_time = system.permittivity.detach().amax(-1) / strength.clamp(min=1e-12)
-    first_step = (FIRST_STEP * debye_time).clamp(max=1.0)
+    first_step = (FIRST_STEP * debye_time(system)).clamp(max=1.0)
     front = _Front(
         system=system,
         state=start,
