@@ -2,11 +2,14 @@
 
 import argparse
 import math
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+import torch
 
 from .description import Description, Impedance, Transient, read_description
 from .errors import SolveError, UnderResolvedWarning
@@ -49,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _simulate(path: Path, folder: Path, quiet: bool) -> None:
+    if "OMP_NUM_THREADS" not in os.environ:
+        # The matrices are small; threads would wait for each other most of the time.
+        torch.set_num_threads(1)
     description = read_description(path)
     if folder.exists() and not folder.is_dir():  # rather before an hour of computing than after it
         raise NotADirectoryError(f"{folder}: results go into a folder, but this is a file.")

@@ -1,6 +1,7 @@
 """Figures of a described cell that was solved, without a screen. Matplotlib is imported when one is drawn."""
 
 import itertools
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -64,7 +65,7 @@ def _figure(rows: int, columns: int, title: str, height: float = 3.6) -> tuple["
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(min(6.4, 5.0 + 1.4 / columns) * columns, height * rows), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)  # a title may hold any sign, $ included
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
@@ -202,7 +203,7 @@ def _impedance(description: Description, frequencies: np.ndarray, impedance: Ten
     nyquist.set_ylabel(f"−Im Z ({unit})")
     size = _nyquist_scale(nyquist, z * factor)
     widest = z[np.argmax(z.real.max(-1))]
-    _mark_frequencies(nyquist, frequencies, widest * factor, size, dimensionless)
+    _mark_decades(nyquist, frequencies, widest * factor, size, dimensionless)
     _lines(bode, frequencies[None], np.abs(z) * factor, description)
     phase = bode.twinx()
     _lines(phase, frequencies[None], np.degrees(np.angle(z)), description, linestyle="--")
@@ -222,32 +223,26 @@ def _nyquist_scale(ax: "Axes", z: np.ndarray) -> float:
     """
     right, top = float(z.real.max()), float((-z.imag).max())
     size = right if top > 2 * right > 0 else max(right, top)
-    ax.set_xlim(min(0.0, float(z.real.min())) - 0.05 * size, max(right, size) + 0.1 * size)
+    ax.set_xlim(min(0.0, float(z.real.min())) - 0.05 * size, max(right, size) + 0.3 * size)
     ax.set_ylim(max(-size, min(0.0, float((-z.imag).min()))) - 0.05 * size, min(top, size) + 0.1 * size)
     ax.set_aspect("equal", adjustable="datalim" if top < size / 2 else "box")
     return size
 
 
-def _mark_frequencies(
+def _mark_decades(
     ax: "Axes", frequencies: np.ndarray, z: np.ndarray, size: float, dimensionless: bool
 ) -> None:
-    """Write the frequency beside points of one curve that are in view and stand well apart."""
-    last = None
-    for frequency, point in zip(frequencies, z, strict=True):
-        if -point.imag <= size and (last is None or abs(point - last) > 0.15 * size):
-            text = f"{frequency:.2g}" if dimensionless else _rounded(frequency)
+    """Write whole decades of frequency beside the points of one curve that are in view and stand apart."""
+    logs, last = np.log10(frequencies), None
+    for decade in range(math.floor(logs.min()), math.ceil(logs.max()) + 1):
+        index = int(np.abs(logs - decade).argmin())
+        point = z[index]
+        apart = last is None or abs(point - last) > 0.1 * size
+        if abs(logs[index] - decade) < 0.1 and -point.imag <= size and apart:
+            text = with_prefix(10.0**decade, "" if dimensionless else "Hz")
             place = (point.real, -point.imag)
-            ax.annotate(text, place, xytext=(5, 3), textcoords="offset points", fontsize=8)
+            ax.annotate(text, place, xytext=(6, 3), textcoords="offset points", fontsize=8)
             last = point
-
-
-def _rounded(frequency: float) -> str:
-    letter, factor = prefix(frequency)
-    return (
-        f"{frequency * factor:.2g} {letter}Hz"
-        if frequency * factor < 100
-        else f"{frequency * factor:.0f} {letter}Hz"
-    )
 
 
 def _lines(ax: "Axes", x: np.ndarray, y: np.ndarray, description: Description, **style: Any) -> None:

@@ -76,7 +76,9 @@ def _electrolyte(draw: Draw, medium: str) -> tuple[pnp.Electrolyte, torch.Tensor
         valences.append(up + down)
         filling = [cations, -(up * cations + (up + down) * share) / down, share]
         forward = draw.decades(-2, 2)
-        reactions = [pnp.Reaction({"+": 1, "-": 1}, {"pair": 1}, forward=forward, backward=draw.decades(-2, 2))]
+        reactions = [
+            pnp.Reaction({"+": 1, "-": 1}, {"pair": 1}, forward=forward, backward=draw.decades(-2, 2))
+        ]
     names = ["+", "-", "pair"][: len(valences)]
     amounts, charges = torch.stack(filling, -1), torch.stack(valences, -1)
     sizes = torch.zeros_like(amounts)

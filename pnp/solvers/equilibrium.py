@@ -44,6 +44,10 @@ from .start import check_initial, laplace_potential, scaled_state, with_pressure
 DEFAULT_NODES = 201
 SUFFICIENT_DECREASE = 1e-4
 MOST_HALVINGS = 40
+LONGEST_STEP = 10.0
+"""Of the fields of finite ions: where they leave next to no room, G is flat in the pressure."""
+SMALLEST = 1e-280
+"""Boltzmann factors stop falling here, so that no concentration underflows to zero."""
 REGULAR = 1e-14
 """Relative increase of the diagonal of the curvature, against rounding."""
 
@@ -130,10 +134,10 @@ def boltzmann(system: System, fields: Tensor) -> Tensor:
     bath = _bath(system)
     if bath is not None:
         lifted = _energy(system, fields - bath.fields[..., None])
-        return bath.concentrations[:, :, None] * torch.exp(-lifted)
+        return bath.concentrations[:, :, None] * torch.exp(-lifted).clamp(min=SMALLEST)
     exponent = -_energy(system, fields)
     exponent = exponent - exponent.detach().amax(-1, keepdim=True)
-    weight = torch.exp(exponent)
+    weight = torch.exp(exponent).clamp(min=SMALLEST)
     return weight * (system.amounts / (system.volumes[:, None, :] * weight).sum(-1))[..., None]
 
 
@@ -244,6 +248,9 @@ def _backtrack(system: System, fields: Tensor, update: Tensor, residual: Tensor)
     # Differences of G below its own rounding say nothing.
     rounding = 1e-13 * (1 + value.abs())
     fraction = torch.ones_like(value)
+    if system.crowding is not None:
+        longest = LONGEST_STEP + fields.abs().amax((-2, -1))
+        fraction = (longest / update.abs().amax((-2, -1))).clamp(max=1.0)
     for _ in range(MOST_HALVINGS):
         trial = functional(system, fields - fraction[:, None, None] * update)
         poor = ~(trial <= value - SUFFICIENT_DECREASE * fraction * descent + rounding)

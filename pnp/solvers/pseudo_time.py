@@ -52,6 +52,4 @@ def newton_after_settling(problem: Problem, start: State, settings: Newton) -> N
     """Newton's method on the steady `problem`, from where the cell settles that starts at `start`."""
     state, settled, spent = settle(problem.system, start)
     result = newton(problem, state, settings)
-    return NewtonResult(
-        result.state, result.converged & settled, result.iterations + spent, result.change
-    )
+    return NewtonResult(result.state, result.converged & settled, result.iterations + spent, result.change)

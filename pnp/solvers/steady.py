@@ -104,24 +104,9 @@ def solve_steady(
     system, scales = scale(cell, grid)
     problem = SteadyProblem(system.detach())
     start = start_state(problem.system, scales, initial)
-    result = newton(problem, start, newton_settings)
-    poor = torch.nonzero(~result.converged).squeeze(-1)
-    if cell.comes_to_rest:
-        poor = _not_at_rest(problem.system, result)
-    if poor.numel():
-        part = problem.select(poor)
-        if cell.comes_to_rest:
-            again = minimise(part.system, resting_fields(part.system), newton_settings)
-        else:
-            filled = start_state(problem.system, scales, None).select(poor)
-            again = newton_after_settling(part, filled, newton_settings)
-        total = again.iterations + result.iterations[poor]
-        result = result.replaced(poor, replace(again, iterations=total))
-    resting = poor if cell.comes_to_rest else poor[:0]
-    if cell.comes_to_rest and cell.ground is not None:
-        # A ground can tear a cell almost, and then the coupled matrix has lost the digits that decide how
-        # many ions are on either side.
-        resting = torch.arange(result.converged.numel(), device=poor.device)
+    result, resting = _search(
+        problem, start, start_state(problem.system, scales, None), cell, newton_settings
+    )
     state = _differentiable(system, result, resting) if system.requires_grad() else result.state
     status = failed_status(result.converged, result.change)
     return finish(
@@ -134,6 +119,37 @@ def solve_steady(
         throw,
         again=lambda other: solve_steady(cell, other, throw=throw, newton_settings=newton_settings),
     )
+
+
+def _search(
+    problem: SteadyProblem, start: State, filled: State, cell: Cell, settings: Newton
+) -> tuple[NewtonResult, Tensor]:
+    """Steady states by the quickest way that works, and the elements that the convex problem decided.
+
+    Newton's method from `start`; what fails and comes to rest, as an equilibrium; what still fails, followed
+    in time from the filling.
+    """
+    result = newton(problem, start, settings)
+    resting = result.iterations.new_empty(0)
+    if cell.comes_to_rest:
+        resting = _not_at_rest(problem.system, result)
+        part = problem.system.select(resting)
+        if resting.numel():
+            result = _improved(result, resting, minimise(part, resting_fields(part), settings))
+    failed = torch.nonzero(~result.converged).squeeze(-1)
+    if failed.numel():
+        again = newton_after_settling(problem.select(failed), filled.select(failed), settings)
+        result = _improved(result, failed, again)
+    if cell.comes_to_rest and cell.ground is not None:
+        # A ground can tear a cell almost, and then the coupled matrix has lost the digits that decide how
+        # many ions are on either side.
+        resting = torch.arange(result.converged.numel(), device=resting.device)
+    return result, resting
+
+
+def _improved(result: NewtonResult, elements: Tensor, again: NewtonResult) -> NewtonResult:
+    total = again.iterations + result.iterations[elements]
+    return result.replaced(elements, replace(again, iterations=total))
 
 
 def _not_at_rest(system: System, result: NewtonResult) -> Tensor:

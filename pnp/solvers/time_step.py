@@ -63,7 +63,6 @@ class StageProblem(Batched):
         """See :class:`~pnp.solvers.newton.Problem`."""
         return factorise(self.system, state, jacobian(self.system, state, step=self.step), pinned=True)
 
-
     def imbalance(self, state: State) -> Tensor:
         """See :class:`~pnp.solvers.newton.Problem`."""
         residual = species_residual(self.system, state, known=self.known, step=self.step)
