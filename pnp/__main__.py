@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Solve a described cell; 0 if it went well, 1 if it was not solved, 2 if the user has to change something."""
     options = _parser().parse_args(arguments)
     try:
+        _check_extras()
         _simulate(options.cell, options.out or Path(options.cell.stem), options.quiet)
     except SolveError as error:
         print(f"{options.cell}: {error}", file=sys.stderr)
@@ -51,12 +53,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _check_extras() -> None:
+    """Complain of a missing library before an hour of computing rather than after it."""
+    for name in ("matplotlib", "pint", "tqdm", "xarray"):
+        if find_spec(name) is None:
+            raise ImportError(f"python -m pnp needs {name}: pip install 'pnp-fusion[simulate]'")
+
+
 def _simulate(path: Path, folder: Path, quiet: bool) -> None:
     if "OMP_NUM_THREADS" not in os.environ:
         # The matrices are small; threads would wait for each other most of the time.
         torch.set_num_threads(1)
     description = read_description(path)
-    if folder.exists() and not folder.is_dir():  # rather before an hour of computing than after it
+    if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder}: results go into a folder, but this is a file.")
     result = _solve(description, quiet)
     written = result.save(folder)

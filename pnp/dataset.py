@@ -48,6 +48,12 @@ _VARIABLES = {
     "surface_charge_right": _Variable(
         lambda s: observables.surface_charge(s).right, (), "C m-2", "charge per area on the right end"
     ),
+    "surface_charge_ground": _Variable(
+        lambda s: None if s.cell.ground is None else observables.surface_charge(s).ground,
+        (),
+        "C m-2",
+        "charge per area on the ground",
+    ),
     "electrode_potential_left": _Variable(
         lambda s: observables.electrode_potential(s).left, (), "V", "potential of the left metal or bath"
     ),
@@ -87,7 +93,7 @@ def to_dataset(
     data: dict[str, Any] = {}
     for name, variable in _VARIABLES.items():
         values = variable.values(solution)
-        if values is not None:  # as is the pressure of point ions
+        if values is not None:  # None is the pressure of point ions
             data[name] = ((*leading, *variable.axes), _array(values), _attributes(solution, variable))
     data["status"] = (tuple(batch), solution.status.cpu().numpy(), _STATUS)
     about = {

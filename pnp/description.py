@@ -170,7 +170,7 @@ def _cell(
     arguments = {
         "length": table.quantity("length", units.LENGTH),
         "ground": table.quantity("ground", units.LENGTH, None),
-        "fixed_charge": table.quantity("fixed_charge", units.CONCENTRATION, 0.0),
+        "fixed_charge": table.quantity("fixed_charge", units.CONCENTRATION, None),
         "charged": table.flag("charged"),
     }
     nodes = table.integer("nodes", 200, at_least=3)
@@ -178,11 +178,11 @@ def _cell(
     table.finish()
     ends = read_ends(left, right, electrolyte, filling)
     layers = [_layer(one) for one in root.tables("layer")]
+    if arguments["fixed_charge"] is None:
+        arguments["fixed_charge"] = 0.0
+    elif layers:
+        raise table.error("fixed_charge", "the fixed charge is given either for the cell or for its layers.")
     if layers:
-        if "fixed_charge" in table.content:
-            raise table.error(
-                "fixed_charge", "the fixed charge is given either for the cell or for its layers."
-            )
         arguments |= _profiles(layers)
     baths = [end.table("concentrations") for end in (left, right) if "concentrations" in end.content]
     with pointing(table, left, right, *baths, *species):
@@ -202,7 +202,9 @@ class _Layer:
 
     def share(self, positions: Tensor) -> Tensor:
         """One inside, zero outside, one half on the border."""
-        return (torch.sign(positions - self.start) + 1) * (torch.sign(self.end - positions) + 1) / 4
+        blur = 1e-6 * (self.end - self.start)  # so that rounding does not decide about a node on the border
+        beyond = ((positions - self.start) / blur).clamp(-1, 1) + 1
+        return beyond * (((self.end - positions) / blur).clamp(-1, 1) + 1) / 4
 
 
 def _layer(table: Table) -> _Layer:

@@ -100,12 +100,13 @@ def _current(description: Description, solution: Solution, run: Transient) -> "F
     current, voltage = _left_current(solution), _voltage(solution)
     varies = np.ptp(voltage.values, axis=-1).max() > 1e-9 * np.abs(voltage.values).max()
     figure, panels = _figure(1 + varies, 1, description.title, height=2.7 if varies else 3.6)
+    if varies:
+        panels[1].sharex(panels[0])
     _current_over_time(panels[0], description, times, current, run.logarithmic)
     if varies:
         seen = times.values[0] > 0 if run.logarithmic else slice(None)
         _lines(panels[1], times.values[:, seen], voltage.values[:, seen], description)
         panels[1].set_ylabel(f"left − right ({voltage.label})")
-        panels[1].sharex(panels[0])
         panels[0].tick_params(labelbottom=False)
     panels[-1].set_xlabel(f"time ({times.label})")
     _legend(figure, panels[0], description)
@@ -167,7 +168,8 @@ def _sweep(description: Description, solution: Solution) -> "Figure":
     (axis,) = description.axes
     name, values = next(iter(axis.values.items()))
     letter, factor = prefix(float(values.abs().max())) if axis.units[name] else ("", 1.0)
-    unit = f" ({letter}{axis.units[name]})" if axis.units[name] else ""
+    symbol = axis.units[name].replace("^2", "²").replace("^3", "³")
+    unit = f" ({letter}{symbol})" if symbol else ""
     outcomes = _outcomes(solution)
     figure, panels = _figure(1, len(outcomes), description.title)
     for ax, (what, curve) in zip(panels, outcomes.items(), strict=True):

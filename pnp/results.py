@@ -16,6 +16,7 @@ from .dataset import to_dataset
 from .description import Description, Impedance, Transient
 from .observables import current_density, electrode_potential, surface_charge
 from .solution import Solution
+from .sweep import label
 from .units import with_prefix
 
 if TYPE_CHECKING:
@@ -47,9 +48,9 @@ class Result:
         axes = {axis.name: next(iter(axis.values.values())) for axis in description.axes}
         data = to_dataset(self.solution, axes=axes, title=description.title, description=description.text)
         for axis in description.axes:
-            for index, (name, values) in enumerate(axis.values.items()):
+            for name, values in axis.values.items():
                 attributes = {"units": axis.units[name] or "1", "long_name": name}
-                data.coords[axis.name if index == 0 else name.replace(".", "_")] = (
+                data.coords[label(name)] = (
                     axis.name,
                     values,
                     attributes,

@@ -4,13 +4,13 @@ A table `[sweep]` is one axis, and several parameters in it vary in step; `[[swe
 and all combinations.
 """
 
+import re
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any
 
 from torch import Tensor
 
-from .toml_lines import Document, Place
+from .toml_lines import Document, Place, suggestion
 
 
 @dataclass
@@ -30,14 +30,19 @@ class Axis:
 
     @property
     def name(self) -> str:
-        """Name of its dimension: the first parameter, as in `left_potential`."""
-        return next(iter(self.given)).replace(".", "_")
+        """Name of its dimension, that of the first parameter."""
+        return label(next(iter(self.given)))
 
     @property
     def labels(self) -> list[str]:
         """For every value, the first parameter as people wrote it: `left.potential = 10 mV`."""
         name, values = next(iter(self.given.items()))
         return [f"{name} = {value}" for value in values]
+
+
+def label(parameter: str) -> str:
+    """Name of a parameter in a dataset: `left.potential` becomes `left_potential`."""
+    return re.sub(r"[^\w+-]", "_", parameter)
 
 
 def read_axes(file: Document) -> list[Axis]:
@@ -86,7 +91,7 @@ def check_axes(file: Document, axes: list[Axis], quantities: set[str]) -> None:
         for name in axis.given:
             if name in axis.values:
                 continue
-            meant = get_close_matches(name, names, n=1)
-            hint = f" Did you mean '{meant[0]}'?" if meant else ""
-            message = f"{name} is no quantity of this cell.{hint} Accepted: {', '.join(names)}."
+            message = (
+                f"{name} is no quantity of this cell.{suggestion(name, names)} Accepted: {', '.join(names)}."
+            )
             raise file.error(axis.places[name], message)

@@ -2,7 +2,9 @@
 
 import re
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,13 @@ def read_toml(path: Path) -> Document:
         advice = 'Quantities and names with a sign stand in quotes: "100 nm", "Na+".'
         raise _error_at(path, text, line, f"not TOML: {cause}. {advice}") from error
     return Document(path, text, content, _Scan(text).lines)
+
+
+def suggestion(word: str, options: Iterable[str]) -> str:
+    """A sentence (after a space) with the option that `word` may have been meant to be; empty if none is close."""
+    by_lower = {option.lower(): option for option in options}
+    close = get_close_matches(word.lower(), list(by_lower), n=1)
+    return f" Did you mean '{by_lower[close[0]]}'?" if close else ""
 
 
 def _error_at(path: Path, text: str, line: int, message: str) -> DescriptionError:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .sweep import Axis
-from .toml_lines import DescriptionError, Document, Place
+from .toml_lines import DescriptionError, Document, Place, suggestion
 from .units import NUMBER, Kind, to_si
 
 TOP_LEVEL = (
@@ -91,8 +91,7 @@ class Table:
         value = self.get(key, default)
         if value in options:
             return value
-        meant = get_close_matches(str(value), options, n=1)
-        hint = f' Did you mean "{meant[0]}"?' if meant else ""
+        hint = suggestion(str(value), options)
         listed = ", ".join(f'"{option}"' for option in options)
         raise self.error(key, f"{self.full_name(key)} must be one of {listed}; got {value!r}.{hint}")
 
@@ -165,8 +164,7 @@ class Table:
         for key in self.content:
             if key in self._asked:
                 continue
-            meant = get_close_matches(key, list(self._asked), n=1)
-            hint = f" Did you mean '{meant[0]}'?" if meant else ""
+            hint = suggestion(key, self._asked)
             if self.name and key in TOP_LEVEL:
                 hint = " It belongs at the top of the file, before the first [table]."
             listed = ", ".join(self._asked)

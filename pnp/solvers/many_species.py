@@ -17,6 +17,7 @@ References:
 """
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from torch import Tensor
 from ..finite_volume.jacobian import Jacobian, Tridiagonal
 from ..system import State
 from .block_tridiagonal import BlockTridiagonal
+from .tridiagonal import TridiagonalSolver
 
 TOLERANCE = 1e-11
 MOST_ITERATIONS = 200
@@ -127,28 +129,34 @@ class _Species:
                 diagonal.masked_fill(self._here, 1.0),
                 upper.masked_fill(self._here, 0.0),
             )
-        self._matrix = _scalar(transport)
-        self._transposed = _scalar(transport.transposed())
+        self._transport, self._matrix = transport, TridiagonalSolver(transport)
         if self._here is not None:
             unit = self._here.double()
             # The row of amounts is that of the identity and this difference.
             self._difference = volumes[:, None, :] - unit
-            self._column = _solve(self._matrix, unit)
+            self._column = self._matrix.solve(unit)
             self._pivot = (volumes[:, None, :] * self._column).sum(-1, keepdim=True)
-            self._adjoint = _solve(self._transposed, self._difference)
+
+    @cached_property
+    def _transposed(self) -> TridiagonalSolver:
+        return TridiagonalSolver(self._transport.transposed())
+
+    @cached_property
+    def _adjoint(self) -> Tensor:
+        return self._transposed.solve(self._difference)
 
     def solve(self, rhs: Tensor) -> Tensor:
         """For `(B, S, N)`."""
         if self._here is None:
-            return _solve(self._matrix, rhs)
+            return self._matrix.solve(rhs)
         wanted = (rhs * self._here).sum(-1, keepdim=True)
-        free = _solve(self._matrix, rhs.masked_fill(self._here, 0.0))
+        free = self._matrix.solve(rhs.masked_fill(self._here, 0.0))
         amount = ((self._difference + self._here) * free).sum(-1, keepdim=True)
         return free + self._column * (wanted - amount) / self._pivot
 
     def solve_transposed(self, rhs: Tensor) -> Tensor:
         """For `(B, S, N)`, with the transposed matrices."""
-        free = _solve(self._transposed, rhs)
+        free = self._transposed.solve(rhs)
         if self._here is None:
             return free
         top = (free * self._here).sum(-1, keepdim=True)
@@ -223,11 +231,3 @@ def _times(matrix: Tridiagonal, x: Tensor) -> Tensor:
 def _swapped(matrix: Tridiagonal) -> Tridiagonal:
     turned = matrix.transposed()
     return Tridiagonal(*(band.transpose(1, 2) for band in turned.bands()))
-
-
-def _scalar(matrix: Tridiagonal) -> BlockTridiagonal:
-    return BlockTridiagonal(*(band[..., None, None] for band in matrix.bands()))
-
-
-def _solve(matrix: BlockTridiagonal, rhs: Tensor) -> Tensor:
-    return matrix.solve(rhs[..., None, None])[..., 0, 0]
