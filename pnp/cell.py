@@ -131,6 +131,11 @@ class Cell:
         return not (driven or reacts or open_through or self.is_periodic)
 
     @property
+    def keeps_amounts(self) -> bool:
+        """Whether the amount of every species is conserved: the cell is closed and nothing reacts."""
+        return self.is_closed and not (self.electrolyte.reactions or self.electrode_reactions)
+
+    @property
     def conserved(self) -> Tensor:
         r"""Combinations of amounts that nothing in the cell changes, `(law, species)`.
 
@@ -148,7 +153,7 @@ class Cell:
         for transfer in self.electrode_reactions:
             reduced = numbers_of(transfer.reduced, names, "ElectrodeReaction: reduced")
             changes.append(reduced - numbers_of(transfer.oxidised, names, "ElectrodeReaction: oxidised"))
-        if not changes:
+        if self.keeps_amounts:
             return torch.eye(species, dtype=torch.float64)
         return _null_space(torch.stack(changes))
 

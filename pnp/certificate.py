@@ -75,12 +75,12 @@ def certify(solution: Solution, *, grid: bool = False) -> Certificate:
     concentrations = solution.concentrations
     smallest = concentrations.flatten(concentrations.dim() - 2 - time).amin(-1)
     amounts = observables.amounts(solution)
-    laws = solution.cell.conserved.to(amounts.device)
-    if laws.shape[0]:
-        expected = solution.over_time(solution.expected_amounts, trailing=1)
-        kept = (amounts - expected).unsqueeze(-2) * laws
-        size = (expected.unsqueeze(-2) * laws).abs().sum(-1)
-        amount_error = worst(kept.sum(-1) / size, 1 + time)
+    expected = solution.over_time(solution.expected_amounts, trailing=1)
+    laws = None if solution.cell.keeps_amounts else solution.cell.conserved.to(amounts.device)
+    if laws is None:
+        amount_error = worst((amounts - expected) / expected, 1 + time)
+    elif laws.shape[0]:
+        amount_error = worst((amounts - expected) @ laws.T / (expected @ laws.abs().T), 1 + time)
     else:
         amount_error = torch.zeros_like(smallest)
     surface = observables.surface_charge(solution)

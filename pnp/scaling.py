@@ -77,7 +77,7 @@ def scale(cell: Cell, grid: Grid) -> tuple[System, Scales]:
         filling=flat(cell.concentrations, 1) / units.concentration[:, None],
         spacings=flat(grid.spacings, 1) / length[:, None],
         volumes=flat(_volumes(cell, grid), 1) / length[:, None],
-        conserved=flat(cell.conserved, 2),
+        conserved=None if cell.keeps_amounts else flat(cell.conserved, 2),
         left=_end(cell, cell.left, flat, units),
         right=_end(cell, cell.right, flat, units),
         ground_node=grid.ground_node,

@@ -136,7 +136,7 @@ class System(Batched):
     filling: Tensor  # (B, S)
     spacings: Tensor  # (B, N - 1)
     volumes: Tensor  # (B, N)
-    conserved: Tensor  # (B, L, S)
+    conserved: Tensor | None  # (B, L, S); None: the amount of every species
     left: End
     right: End
     ground_node: int | None
@@ -164,7 +164,13 @@ class System(Batched):
     @property
     def laws(self) -> int:
         """How many combinations of amounts are conserved."""
-        return self.conserved.shape[1]
+        return self.valences.shape[1] if self.conserved is None else self.conserved.shape[1]
+
+    def combined(self, amounts: Tensor) -> Tensor:
+        """The conserved combinations `(B, L, ...)` of amounts `(B, S, ...)`."""
+        if self.conserved is None:
+            return amounts
+        return (self.conserved @ amounts.flatten(2)).reshape(*self.conserved.shape[:2], *amounts.shape[2:])
 
     @property
     def has_kinetics(self) -> bool:
@@ -179,7 +185,7 @@ class System(Batched):
     @property
     def kept(self) -> Tensor:
         """The conserved combinations of the filling's amounts, `(B, L)`."""
-        return torch.einsum("bls,bs->bl", self.conserved, self.amounts)
+        return self.combined(self.amounts.unsqueeze(-1)).squeeze(-1)
 
     @property
     def levels(self) -> Tensor:

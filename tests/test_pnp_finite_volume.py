@@ -147,7 +147,9 @@ def pinned(system: System, state: State, full: torch.Tensor, element: int) -> to
     for law in range(pins.nodes.shape[1]):
         row = int(pins.species[element, law] * nodes + pins.nodes[element, law])
         full[row] = 0.0
-        full[row, : pins.weights[element, law].numel()] = pins.weights[element, law].flatten()
+        species = system.valences.shape[1]
+        weights = torch.eye(species) if system.conserved is None else system.conserved[element]
+        full[row, : species * nodes] = (weights[law][:, None] * system.volumes[element]).flatten()
     return full
 
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -16,7 +17,7 @@ from .test_pnp_steady import many_species
 
 NODES = 13
 GROUND_NODE = 5
-NUMBERS = {
+COMMON = {
     "valence of the cation": 1.7,
     "valence of the anion": -1.1,
     "diffusivity of the cation": 0.6,
@@ -35,89 +36,291 @@ NUMBERS = {
     "slope of the fixed charge": 0.3,
     "length": 1.0,
 }
-INNER = torch.linspace(0, 1, NODES, dtype=torch.float64)[1:-1] + 0.01 * torch.tensor([1.0, -1.0] * 5 + [1.0])
-START = torch.cat([torch.tensor(list(NUMBERS.values()), dtype=torch.float64), INNER])
-NAMES = [*NUMBERS, *(f"node {k}" for k in range(1, NODES - 1))]
-KINDS = {
-    "electrodes": ("electrode", "electrode", False),
-    "electrode and Stern layer": ("electrode", "stern", False),
-    "Stern layers": ("stern", "stern", False),
-    "electrodes and ground": ("electrode", "stern", True),
-    "baths": ("bath", "bath", False),
-    "electrode and bath": ("electrode", "bath", False),
-    "bath and Stern layer with ground": ("bath", "stern", True),
+"""Numbers of every kind of cell, whether it depends on them or not."""
+AT_ENDS = {
+    "reacting": {
+        "rate constant": 0.8,
+        "standard potential": 0.3,
+        "transfer coefficient": 0.4,
+        "standard concentration": 1.3,
+    },
+    "driven": {
+        "current": 0.35,
+        "rate constant": 1.4,
+        "standard potential": -0.2,
+        "transfer coefficient": 0.6,
+        "standard concentration": 0.9,
+    },
+    "charging": {"current": 0.6},
+    "alternating": {"amplitude": 0.9, "frequency": 6.0, "offset": 0.4, "phase": 0.5},
+    "stepped": {"before": 0.7, "after": -1.6},
+    "ramp": {"start": 1.1, "end": -0.8, "duration": 0.4},
+    "alternating current": {"amplitude": 0.9, "frequency": 9.0, "offset": 0.2, "phase": 0.5},
+    "wall": {"charge": 0.45},
+    "ring": {"potential drop": 1.1},
 }
-AT_REST = [kind for kind in KINDS if kind != "baths"]
+IN_MEDIA = {
+    "finite ions": {
+        "diameter of the cation": 0.55,
+        "diameter of the anion": 0.45,
+        "diameter of the solvent": 0.5,
+    },
+    "association": {
+        "diffusivity of the pair": 0.9,
+        "filling of the pair": 0.3,
+        "forward rate": 2.1,
+        "backward rate": 1.3,
+    },
+    "layers": {"permittivity of the layer": 2.3, "slope of the diffusivity": 0.6},
+}
+JUMP = 0.02
+"""When a stepped potential jumps; a break of the steps, and as such a constant of the gradients."""
+INNER = torch.linspace(0, 1, NODES, dtype=torch.float64)[1:-1] + 0.01 * torch.tensor([1.0, -1.0] * 5 + [1.0])
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The two ends and what is between them."""
+
+    left: str
+    right: str
+    media: tuple[str, ...] = ()
+    grounded: bool = False
+
+    @property
+    def rests(self) -> bool:
+        """Whether there is no flux in the steady state."""
+        still = {"electrode", "stern", "bath", "wall"}
+        ends = {self.left, self.right}
+        return ends <= still and ends != {"bath"} and "association" not in self.media
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Everything that a cell of this kind is made of, by name."""
+        found = dict(COMMON)
+        for side, end in (("left", self.left), ("right", self.right)):
+            found |= {f"{side} {name}": value for name, value in AT_ENDS.get(end, {}).items()}
+        for medium in self.media:
+            found |= IN_MEDIA[medium]
+        if (self.left, self.right) == ("wall", "wall"):
+            del found["right charge"]  # which keeps the cell neutral
+        return found
+
+    @property
+    def breaks(self) -> int:
+        """How many steps of the potential there are."""
+        return (self.left, self.right).count("stepped")
+
+
+KINDS = {
+    "electrodes": Kind("electrode", "electrode"),
+    "electrode and Stern layer": Kind("electrode", "stern"),
+    "Stern layers": Kind("stern", "stern"),
+    "electrodes and ground": Kind("electrode", "stern", grounded=True),
+    "baths": Kind("bath", "bath"),
+    "electrode and bath": Kind("electrode", "bath"),
+    "bath and Stern layer with ground": Kind("bath", "stern", grounded=True),
+    "finite ions": Kind("electrode", "stern", ("finite ions",)),
+    "finite ions and bath": Kind("bath", "electrode", ("finite ions",)),
+    "layers": Kind("stern", "electrode", ("layers",)),
+    "association": Kind("electrode", "stern", ("association",)),
+    "association between baths": Kind("bath", "bath", ("association",)),
+    "charged wall and electrode": Kind("wall", "electrode"),
+    "charged walls": Kind("wall", "wall"),
+    "reacting electrodes": Kind("reacting", "reacting"),
+    "reacting electrode and bath": Kind("bath", "reacting"),
+    "driven electrode": Kind("driven", "reacting"),
+    "driven electrode, ground": Kind("driven", "driven", grounded=True),
+    "periodic": Kind("ring", "ring"),
+    "periodic, all media": Kind("ring", "ring", ("finite ions", "association", "layers")),
+    "driven electrode, all media": Kind("driven", "reacting", ("finite ions", "association", "layers")),
+}
+MOVING = {
+    "charging by a current": Kind("charging", "stern"),
+    "alternating potential": Kind("alternating", "electrode"),
+    "stepped potential": Kind("stern", "stepped"),
+    "ramp and alternating current": Kind("ramp", "alternating current"),
+}
+"""Kinds that differ in transients only, or have no steady state."""
+AT_REST = [name for name, kind in KINDS.items() if kind.rests]
 
 
 @dataclass(frozen=True)
 class Parametrised:
     """A cell and its grid as functions of a vector `(..., parameter)`."""
 
-    kind: str
+    name: str
+
+    @property
+    def kind(self) -> Kind:
+        """What the cell is made of."""
+        return (KINDS | MOVING)[self.name]
+
+    @property
+    def start(self) -> torch.Tensor:
+        """The numbers, then the inner nodes."""
+        return torch.cat([torch.tensor(list(self.kind.numbers.values()), dtype=torch.float64), INNER])
+
+    @property
+    def names(self) -> list[str]:
+        """What the entries of the vector are."""
+        return [*self.kind.numbers, *(f"node {k}" for k in range(1, NODES - 1))]
 
     def __call__(self, vector: torch.Tensor) -> tuple[pnp.Cell, pnp.Grid]:
-        p = dict(zip(NUMBERS, vector.unbind(-1), strict=False))
+        kind, count = self.kind, len(self.kind.numbers)
+        p = dict(zip(kind.numbers, vector.unbind(-1), strict=False))
         zero, length = torch.zeros_like(p["length"]), p["length"]
-        positions = torch.cat([zero[..., None], vector[..., len(NUMBERS) :], length[..., None]], dim=-1)
-        left, right, grounded = KINDS[self.kind]
-        open_end = "bath" in (left, right)
-        electrolyte = pnp.Electrolyte(
-            [
-                pnp.Species(
-                    "+", valence=p["valence of the cation"], diffusivity=p["diffusivity of the cation"]
-                ),
-                pnp.Species(
-                    "-", valence=p["valence of the anion"], diffusivity=p["diffusivity of the anion"]
-                ),
-            ],
-            relative_permittivity=p["permittivity"],
-            temperature=p["temperature"],
-            faraday_constant=1.0,
-            gas_constant=1.0,
-            vacuum_permittivity=1.0,
-        )
-        ratio = -p["valence of the cation"] / p["valence of the anion"]
-
-        def end(kind: str, side: str):
-            potential = p[f"{side} potential"]
-            if kind == "bath":
-                salt = p[f"{side} bath"]
-                return pnp.Reservoir(
-                    concentrations=torch.stack([salt, salt * ratio], -1), potential=potential
-                )
-            stern = p[f"{side} stern capacitance"] if kind == "stern" else None
-            return pnp.Electrode(potential=potential, stern_capacitance=stern)
-
-        def charge(x: torch.Tensor) -> torch.Tensor:
-            return p["fixed charge"][..., None] + p["slope of the fixed charge"][..., None] * x
-
+        positions = torch.cat([zero[..., None], vector[..., count:], length[..., None]], dim=-1)
+        solution = medium(kind, p)
+        filling = [p["filling of the cation"], p["filling of the anion"]]
+        if "association" in kind.media:
+            filling.append(p["filling of the pair"])
+        filling = torch.stack(filling, -1)
+        ions = (solution.valences * filling).sum(-1)
         cell = pnp.Cell(
-            electrolyte,
+            solution,
             length=length,
-            concentrations=torch.stack([p["filling of the cation"], p["filling of the anion"]], -1),
-            left=end(left, "left"),
-            right=end(right, "right"),
-            fixed_charge=0.0 if open_end else charge,
-            ground=positions[..., GROUND_NODE] if grounded else None,
+            concentrations=filling,
+            left=end(kind, "left", p, ions),
+            right=end(kind, "right", p, ions),
+            fixed_charge=fixed_charge(kind, p, ions),
+            ground=positions[..., GROUND_NODE] if kind.grounded else None,
+            **profiles(kind, p),
         )
-        return cell, pnp.Grid(positions, ground_node=GROUND_NODE if grounded else None)
+        if kind.left == "ring":
+            cell = replace(cell, right=cell.left)
+        return cell, pnp.Grid(positions, ground_node=GROUND_NODE if kind.grounded else None)
+
+
+def medium(kind: Kind, p: dict[str, torch.Tensor]) -> pnp.Electrolyte:
+    """The electrolyte of a kind of cell with the numbers `p`."""
+    finite = "finite ions" in kind.media
+    species = [
+        pnp.Species(
+            name,
+            valence=p[f"valence of the {ion}"],
+            diffusivity=p[f"diffusivity of the {ion}"],
+            diameter=p[f"diameter of the {ion}"] if finite else 0.0,
+        )
+        for name, ion in (("+", "cation"), ("-", "anion"))
+    ]
+    reactions = []
+    if "association" in kind.media:
+        charge = p["valence of the cation"] + p["valence of the anion"]
+        species.append(pnp.Species("pair", valence=charge, diffusivity=p["diffusivity of the pair"]))
+        reactions = [
+            pnp.Reaction(
+                {"+": 1, "-": 1}, {"pair": 1}, forward=p["forward rate"], backward=p["backward rate"]
+            )
+        ]
+    return pnp.Electrolyte(
+        species,
+        relative_permittivity=p["permittivity"],
+        temperature=p["temperature"],
+        reactions=reactions,
+        solvent_diameter=p["diameter of the solvent"] if finite else None,
+        faraday_constant=1.0,
+        gas_constant=1.0,
+        vacuum_permittivity=1.0,
+        avogadro_constant=1.0,
+    )
+
+
+def end(kind: Kind, side: str, p: dict[str, torch.Tensor], ions: torch.Tensor) -> pnp.boundaries.Boundary:
+    """One end of a kind of cell with the numbers `p` and the charge of its `ions`."""
+    what = getattr(kind, side)
+    own = {name.removeprefix(f"{side} "): value for name, value in p.items() if name.startswith(side)}
+    if what == "bath":
+        ratio = -p["valence of the cation"] / p["valence of the anion"]
+        salt = [own["bath"], own["bath"] * ratio]
+        if "association" in kind.media:  # whose pair is made of the same numbers of either ion
+            charge = p["valence of the cation"] + p["valence of the anion"]
+            salt = [salt[0], salt[1] - own["bath"] / 4 * charge / p["valence of the anion"], own["bath"] / 4]
+        return pnp.Reservoir(concentrations=torch.stack(salt, -1), potential=own["potential"])
+    if what == "wall":
+        # The trapezoidal rule is exact for the linear fixed charge.
+        inside = p["length"] * (ions + p["fixed charge"] + p["slope of the fixed charge"] * p["length"] / 2)
+        walls = (kind.left, kind.right) == ("wall", "wall")
+        return pnp.ChargedWall(
+            charge=-p["left charge"] - inside if walls and side == "right" else own["charge"]
+        )
+    if what == "ring":
+        return pnp.Periodic(potential_drop=p["left potential drop"])
+    electrode = {"stern_capacitance": own["stern capacitance"] if what != "electrode" else None}
+    if what in ("reacting", "driven"):
+        electrode["reactions"] = pnp.ElectrodeReaction(
+            {"+": 1},
+            {},
+            rate_constant=own["rate constant"],
+            standard_potential=own["standard potential"],
+            transfer_coefficient=own["transfer coefficient"],
+            standard_concentration=own["standard concentration"],
+        )
+    signal = own["potential"]
+    if what.startswith("alternating"):
+        signal = pnp.sine(
+            own["amplitude"], own["frequency"], offset=own["offset"], phase=own["phase"]
+        )
+    elif what == "stepped":
+        signal = pnp.step(own["before"], own["after"], at=JUMP)
+    elif what == "ramp":
+        signal = pnp.ramp(own["start"], own["end"], duration=own["duration"])
+    elif what in ("driven", "charging"):
+        signal = own["current"]
+    imposed = "current" if what in ("driven", "charging", "alternating current") else "potential"
+    return pnp.Electrode(**{imposed: signal}, **electrode)
+
+
+def fixed_charge(kind: Kind, p: dict[str, torch.Tensor], ions: torch.Tensor):
+    """Fixed charge of a kind of cell with the numbers `p` and the charge of its `ions`."""
+    if "bath" in (kind.left, kind.right):
+        return 0.0
+    slope = p["slope of the fixed charge"][..., None]
+
+    def linear(x: torch.Tensor) -> torch.Tensor:
+        return p["fixed charge"][..., None] + slope * x
+
+    def neutral(x: torch.Tensor) -> torch.Tensor:
+        wave = torch.sin(2 * torch.pi * x / p["length"][..., None] + p["fixed charge"][..., None])
+        # On any nodes, and where the two ends are one node.
+        volumes = pnp.Grid(x.detach()).volumes if not x.requires_grad else pnp.Grid(x).volumes
+        inside = volumes[..., 1:-1] * wave[..., 1:-1]
+        whole = inside.sum(-1) + (volumes[..., 0] + volumes[..., -1]) * wave[..., 0]
+        return slope * (wave - (whole / p["length"])[..., None]) - ions[..., None]
+
+    return neutral if kind.left == "ring" else linear
+
+
+def profiles(kind: Kind, p: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Profiles of a kind of cell with the numbers `p`."""
+    if "layers" not in kind.media:
+        return {}
+    return {
+        "permittivity_profile": lambda x: torch.where(x < 0.5, 1.0, p["permittivity of the layer"][..., None]),
+        "diffusivity_profile": lambda x: 1 + p["slope of the diffusivity"][..., None] * x,
+    }
 
 
 def measured(solution: pnp.Solution) -> torch.Tensor:
     """A few numbers that depend on all of a solution, `(..., number)`."""
     generator = torch.Generator().manual_seed(1)
-    weights = torch.randn(3, *solution.potential.shape[-1:], dtype=torch.float64, generator=generator)
+    species, nodes = solution.concentrations.shape[-2:]
+    weights = torch.randn(2 + species, nodes, dtype=torch.float64, generator=generator)
     surface = pnp.surface_charge(solution)
     parts = [
         (solution.potential * weights[0]).sum(-1),
-        (solution.concentrations * weights[1:]).sum((-2, -1)),
+        (solution.concentrations * weights[1:-1]).sum((-2, -1)),
         surface.left,
         surface.right,
         pnp.free_energy(solution),
         pnp.ion_flux(solution)[..., 0, 3],
         pnp.current_density(solution)[..., 2],
     ]
+    if solution.pressure is not None:
+        parts.append((solution.pressure * weights[-1]).sum(-1))
+    if solution.cell.electrode_reactions:
+        parts.append(sum(rate[..., 0] for rate in pnp.reaction_rate(solution)))
+        parts.append(sum(pnp.electrode_potential(solution)))
     return torch.stack(parts, -1).flatten(-1 if solution.times is None else -2)
 
 
@@ -127,15 +330,16 @@ def gradient_error(solve, kind: str, step: float = 1e-5) -> tuple[float, str]:
     The largest error, relative to one and the derivative, over all parameters and outputs, and where it is.
     """
     build = Parametrised(kind)
-    vector = START.clone().requires_grad_()
+    start, names = build.start, build.names
+    vector = start.clone().requires_grad_()
     values = measured(solve(*build(vector)))
     found = torch.stack([torch.autograd.grad(value, vector, retain_graph=True)[0] for value in values])
-    shifts = step * torch.eye(len(START), dtype=torch.float64)
-    shifted = measured(solve(*build(torch.stack([START + shifts, START - shifts]))))
+    shifts = step * torch.eye(len(start), dtype=torch.float64)
+    shifted = measured(solve(*build(torch.stack([start + shifts, start - shifts]))))
     wanted = ((shifted[0] - shifted[1]) / (2 * step)).T
     error = (found - wanted).abs() / (1 + wanted.abs())
-    output, parameter = divmod(int(error.argmax()), len(START))
-    where = f"output {output} by {NAMES[parameter]}"
+    output, parameter = divmod(int(error.argmax()), len(start))
+    where = f"output {output} by {names[parameter]}"
     return float(error.max()), f"{where}: {found[output, parameter]:g}, not {wanted[output, parameter]:g}"
 
 
@@ -174,12 +378,13 @@ def fixed_steps():
 GIVEN_TIMES = [0.001, 0.01, 0.03, 0.1]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS | MOVING)
 def test_gradients_of_transients_are_exact_for_given_steps(kind, fixed_steps):
+    breaks = Parametrised(kind).kind.breaks
 
     def solve(cell, grid):
         solution = pnp.solve_transient(cell, grid, times=GIVEN_TIMES)
-        assert int(solution.stats.steps.max()) == len(GIVEN_TIMES)
+        assert int(solution.stats.steps.max()) == len(GIVEN_TIMES) + breaks
         return solution
 
     assert_gradients(solve, kind)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..finite_volume.jacobian import Jacobian
+from ..finite_volume.residual import imbalance
 from ..system import State, System
 from .block_tridiagonal import BlockTridiagonal
 from .many_species import ManySpecies
@@ -36,29 +37,32 @@ class Pins:
     :math:`\sum_i m_i \sum_k V_k c_{i,k} = N`.
 
     Attributes:
+        system: Whose amounts they are.
         species, nodes: Of the balances that give way, `(B, L)` each.
-        weights: Of the concentrations in the amounts, `(B, L, S, N)`.
     """
 
+    system: System
     species: Tensor
     nodes: Tensor
-    weights: Tensor
 
     @classmethod
     def of(cls, system: System, state: State) -> "Pins":
         """The pins of a system at a state."""
-        own = (system.conserved == 1) & ((system.conserved != 0).sum(1, keepdim=True) == 1)
-        species = own.int().argmax(-1)
         c = state.concentrations.detach()
         if system.is_periodic:  # where the end nodes are not balances of their own
             c = c.clone()
             c[..., [0, -1]] = 0.0
-        nodes = c.argmax(-1).gather(1, species)
-        return cls(species, nodes, system.conserved[..., None] * system.volumes[:, None, None, :])
+        nodes = c.argmax(-1)
+        if system.conserved is None:
+            species = torch.arange(c.shape[1], device=c.device).expand(c.shape[0], -1)
+            return cls(system, species, nodes)
+        own = (system.conserved == 1) & ((system.conserved != 0).sum(1, keepdim=True) == 1)
+        species = own.int().argmax(-1)
+        return cls(system, species, nodes.gather(1, species))
 
     def amounts(self, concentrations: Tensor) -> Tensor:
-        """The conserved combinations, `(B, L)`, of concentrations `(B, S, N)`."""
-        return torch.einsum("blsn,bsn->bl", self.weights, concentrations)
+        """The conserved combinations, `(B, L, k)`, of columns of concentrations `(B, S, N, k)`."""
+        return self.system.combined(torch.einsum("bn,bsnk->bsk", self.system.volumes, concentrations))
 
     def index(self, nodes: int) -> Tensor:
         """Position of the rows in `(S N)` flattened, `(B, L)`."""
@@ -77,7 +81,16 @@ class Pins:
 def pin_amounts(residual: Tensor, system: System, state: State, amounts: Tensor) -> Tensor:
     """Put what is missing from the conserved combinations `amounts` `(B, L)` in the place of balances."""
     pins = Pins.of(system, state)
-    return pins.put(residual, pins.amounts(state.concentrations) - amounts)
+    return pins.put(residual, pins.amounts(state.concentrations.unsqueeze(-1)).squeeze(-1) - amounts)
+
+
+def pinned_imbalance(system: System, state: State, residual: Tensor, step: Tensor | None = None) -> Tensor:
+    """Relative imbalance of the balances that are solved for, without those that amounts stand for, `(B,)`."""
+    if not system.laws:
+        return imbalance(system, state, residual, step)
+    pins = Pins.of(system, state)
+    rest = pins.put(residual, torch.zeros_like(residual[:, 0, :1]).expand_as(pins.nodes))
+    return imbalance(system, state, rest, step)
 
 
 def factorise(system: System, state: State, jacobian: Jacobian, *, pinned: bool) -> Factorisation:
@@ -155,7 +168,7 @@ class Bordered:
         """The rows that were replaced, times columns `(B, N, m, k)`, `(B, r, k)`."""
         rows = []
         if self._pins is not None:
-            rows.append(torch.einsum("blsn,bnsk->blk", self._pins.weights, x[:, :, : self._species]))
+            rows.append(self._pins.amounts(x[:, :, : self._species].transpose(1, 2)))
         if self._periodic:
             before, last, first, after = self._seam
             seam = before @ x[:, -2] + last @ x[:, -1] + first @ x[:, 0] + after @ x[:, 1]

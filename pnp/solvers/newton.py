@@ -17,6 +17,9 @@ NEGLIGIBLE = 1e-14
 turn into each other it is the largest of all, because nothing else says how much of one there should be."""
 
 
+NEGATIVE = 1e-9
+"""A concentration below minus this fraction of the largest is more than rounding."""
+
 BALANCED = 1e-8
 """Largest relative imbalance of a species at a solution. Where none exists (above a limiting current) the
 concentration of a depleted wall falls for ever without that anything else would change."""
@@ -96,7 +99,7 @@ def newton(problem: Problem, start: State, settings: Newton) -> NewtonResult:
     active = torch.arange(batch, device=device)
     current, state = problem, State(concentrations, fields)
     for _ in range(settings.max_iterations):
-        state, moved, limited = _step(current, state)
+        state, moved, limited, hopeless = _step(current, state, settings.tolerance)
         finite = torch.isfinite(moved)
         done = finite & ~limited & (moved < settings.tolerance)
         if bool(done.any()):
@@ -106,7 +109,7 @@ def newton(problem: Problem, start: State, settings: Newton) -> NewtonResult:
         fields[active[finite]] = state.fields[finite]
         change[active] = moved
         converged[active] = done
-        proceed = torch.nonzero(finite & ~done).squeeze(-1)
+        proceed = torch.nonzero(finite & ~done & ~hopeless).squeeze(-1)
         if proceed.numel() == 0:
             break
         if proceed.numel() < active.numel():
@@ -114,8 +117,9 @@ def newton(problem: Problem, start: State, settings: Newton) -> NewtonResult:
     return NewtonResult(State(concentrations, fields), converged, iterations, change)
 
 
-def _step(problem: Problem, state: State) -> tuple[State, Tensor, Tensor]:
-    """One limited step: the new state, the largest change and whether the limiter mattered, per element."""
+def _step(problem: Problem, state: State, tolerance: float) -> tuple[State, Tensor, Tensor, Tensor]:
+    """One limited step: the new state and, per element, the largest change, whether the limiter mattered, and
+    whether the solution is plainly negative, once the fields no longer change."""
     update = problem.factorise(state).solve(*problem.residual(state))
     c = state.concentrations
     proposed = c - update.concentrations
@@ -130,4 +134,5 @@ def _step(problem: Problem, state: State) -> tuple[State, Tensor, Tensor]:
     # A NaN or an infinity anywhere reaches the sum, also where maximum() would drop it.
     check = update.concentrations.sum((-2, -1)) + update.fields.sum((-2, -1))
     moved = torch.where(torch.isfinite(check), torch.maximum(relative, volts), torch.nan)
-    return State(kept, state.fields - update.fields), moved, limited
+    negative = (proposed < -NEGATIVE * largest).any(-1).any(-1)
+    return State(kept, state.fields - update.fields), moved, limited, negative & (volts < tolerance)

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..boundaries import Electrode
 from ..cell import Cell
 from ..finite_volume.jacobian import jacobian
-from ..finite_volume.residual import field_residual, imbalance, species_residual
+from ..finite_volume.residual import field_residual, species_residual
 from ..grid import Grid
 from ..scaling import scale
 from ..solution import Solution
@@ -16,7 +16,7 @@ from ..system import State, System
 from .equilibrium import equilibrium_gradient, minimise, resting_fields, solve_equilibrium
 from .finish import failed_status, finish, steady_statistics
 from .implicit_gradient import attach_gradient
-from .linear import FEW_SPECIES, Factorisation, factorise, pin_amounts
+from .linear import FEW_SPECIES, Factorisation, factorise, pin_amounts, pinned_imbalance
 from .newton import NEGLIGIBLE, Newton, NewtonResult, newton
 from .pseudo_time import newton_after_settling
 from .start import start_state
@@ -46,7 +46,7 @@ class SteadyProblem:
 
     def imbalance(self, state: State) -> Tensor:
         """See :class:`~pnp.solvers.newton.Problem`."""
-        return imbalance(self.system, state, species_residual(self.system, state))
+        return pinned_imbalance(self.system, state, species_residual(self.system, state))
 
     def select(self, elements: Tensor) -> "SteadyProblem":
         """See :class:`~pnp.solvers.newton.Problem`."""

@@ -24,13 +24,12 @@ from ..finite_volume.residual import (
     balances,
     charging_rate,
     field_residual,
-    imbalance,
     metal_charges,
     species_residual,
 )
 from ..system import CURRENT, Batched, State, System
 from .implicit_gradient import attach_gradient
-from .linear import Factorisation, factorise, pin_amounts
+from .linear import Factorisation, factorise, pin_amounts, pinned_imbalance
 from .newton import Newton, newton
 
 GAMMA = 2 - math.sqrt(2)
@@ -66,7 +65,7 @@ class StageProblem(Batched):
     def imbalance(self, state: State) -> Tensor:
         """See :class:`~pnp.solvers.newton.Problem`."""
         residual = species_residual(self.system, state, known=self.known, step=self.step)
-        return imbalance(self.system, state, residual, self.step)
+        return pinned_imbalance(self.system, state, residual, self.step)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,21 +135,30 @@ def take_step(step: Step, settings: Newton) -> StepResult:
     first = newton(step.first_stage(), step.state, settings)
     problem = step.second_stage(first.state)
     second = newton(problem, first.state, settings)
-    states = (step.state, first.state, second.state)
+    end = _with_amounts(step, second.state)
+    states = (step.state, first.state, end)
     rates = (rate(step.at(moment), state) for moment, state in enumerate(states))
     error = _error(step.length, step.euler, *rates)
     # The stiff part of the estimate is filtered by the matrix of the step itself.
     system = problem.system
-    matrix = factorise(system, second.state, jacobian(system, second.state, step=problem.step), pinned=False)
+    matrix = factorise(system, end, jacobian(system, end, step=problem.step), pinned=False)
     weighted = error * system.volumes[:, None, :]
-    filtered = matrix.solve(weighted, torch.zeros_like(second.state.fields)).concentrations
+    filtered = matrix.solve(weighted, torch.zeros_like(end.fields)).concentrations
     return StepResult(
         first.state,
-        second.state,
+        end,
         filtered,
         first.converged & second.converged,
         first.iterations + second.iterations,
     )
+
+
+def _with_amounts(step: Step, state: State) -> State:
+    """Without what the positivity of all but empty nodes has added to the amounts, a part in 1e10 at most."""
+    if step.system.conserved is not None:
+        return state
+    amounts = (step.system.volumes[:, None, :] * state.concentrations).sum(-1)
+    return State(state.concentrations * (step.amounts / amounts).unsqueeze(-1), state.fields)
 
 
 def trace_step(step: Step, taken: StepResult) -> State:

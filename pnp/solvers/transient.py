@@ -268,7 +268,9 @@ def _begin(system: System, start: State, stops: Stops, outputs: Tensor) -> tuple
         euler=torch.ones_like(zero, dtype=torch.bool),
         reached=(outputs[:, 0] == 0).long(),
         first_step=first_step,
-        amounts=torch.einsum("bls,bsn,bn->bl", system.conserved, start.concentrations, system.volumes),
+        amounts=system.combined((start.concentrations * system.volumes[:, None, :]).sum(-1, keepdim=True))[
+            ..., 0
+        ],
     )
     return front, run
 
