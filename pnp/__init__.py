@@ -3,12 +3,14 @@
     cell -> grid -> solve -> observe -> plot
 
 Describe an electrolyte and a :class:`Cell`, solve it with :func:`solve_steady`, :func:`solve_transient` or
-:func:`solve_equilibrium`, read observables off the :class:`Solution`, and draw it with `pnp.plotting`.
+:func:`solve_equilibrium`, read observables off the :class:`Solution` (:func:`impedance` about a steady state), and
+draw it with `pnp.plotting`. `python -m pnp` does all of it for a cell described in a TOML file.
 """
 
 from .boundaries import ChargedWall, Electrode, Periodic, Reservoir
 from .cell import Cell
 from .certificate import Certificate
+from .dataset import to_dataset
 from .electrolyte import Electrolyte, Species
 from .errors import SolveError, Status, UnderResolvedWarning
 from .grid import Grid
@@ -74,6 +76,7 @@ __all__ = [
     "solve_transient",
     "step",
     "surface_charge",
+    "to_dataset",
     "total_charge",
     "triangle",
 ]

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import torch
 
-from .description import Description, Impedance, Transient, read_description
+from .command_line.description import Description, Impedance, Transient, read_description
+from .command_line.results import Result
+from .command_line.toml_tables import pointing
 from .errors import SolveError, UnderResolvedWarning
 from .impedance import impedance
-from .results import Result
 from .solution import Solution
 from .solvers.steady import solve_steady
 from .solvers.transient import solve_transient
-from .toml_tables import pointing
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,7 +5,6 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
-from scipy.linalg import null_space
 from torch import Tensor
 
 from .boundaries import Boundary, ChargedWall, Electrode, Periodic, Reservoir
@@ -314,7 +313,8 @@ def electrons(reaction: ElectrodeReaction, electrolyte: Electrolyte) -> Tensor:
 
 def _null_space(changes: Tensor) -> Tensor:
     """Rows that are orthogonal to all of `changes` `(reaction, species)`, in reduced echelon form."""
-    kernel = torch.from_numpy(null_space(changes.numpy(), rcond=1e-12)).T.contiguous()
+    _, sizes, rows = torch.linalg.svd(changes)
+    kernel = rows[int((sizes > 1e-12 * sizes.max()).sum()) :].clone()
     for row in range(kernel.shape[0]):
         taken = kernel[row:].abs()
         pivot = int(taken.amax(0).argmax())

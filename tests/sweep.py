@@ -1,7 +1,8 @@
 """Batches of random cells: every kind of end in every kind of medium, seeded."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -25,15 +26,16 @@ MEDIA = ("point ions", "finite ions", "association", "layers")
 
 
 class Draw:
-    """Random numbers for a batch of cells."""
+    """Random numbers for a batch of cells, or for those elements of it that are in `only`."""
 
-    def __init__(self, count: int, seed: int) -> None:
+    def __init__(self, count: int, seed: int, only: Sequence[int] | None = None) -> None:
         self.count = count
+        self._only = list(range(count) if only is None else only)
         self._generator = torch.Generator().manual_seed(seed)
 
     def uniform(self, low: float, high: float, *shape: int) -> torch.Tensor:
         sample = torch.rand(self.count, *shape, generator=self._generator, dtype=torch.float64)
-        return low + (high - low) * sample
+        return low + (high - low) * sample[self._only]
 
     def decades(self, low: float, high: float, *shape: int) -> torch.Tensor:
         """Log-uniform between powers of ten."""
@@ -45,9 +47,11 @@ def kinds() -> Iterator[tuple[str, str]]:
     return itertools.product(ENDS, MEDIA)
 
 
-def random_cells(ends: str, medium: str, count: int, seed: int = 0) -> pnp.Cell:
-    """A batch of random cells of one kind, neutral on the whole."""
-    draw = Draw(count, seed)
+def random_cells(
+    ends: str, medium: str, count: int, seed: int = 0, only: Sequence[int] | None = None
+) -> pnp.Cell:
+    """A batch of random cells of one kind, neutral on the whole; `only` some elements of the batch."""
+    draw = Draw(count, seed, only)
     electrolyte, filling, permittivity = _electrolyte(draw, medium)
     left, right = _ends(draw, ends, electrolyte, filling, permittivity)
     jump, slope = draw.decades(-1, 1), draw.uniform(-0.8, 0.8)
@@ -146,3 +150,69 @@ def _plating(draw: Draw) -> pnp.ElectrodeReaction:
         standard_potential=draw.uniform(-2, 2),
         transfer_coefficient=draw.uniform(0.2, 0.8),
     )
+
+
+def conjugated(cell: pnp.Cell) -> pnp.Cell:
+    """Every sign of charge turned over: potentials change sign, what takes up electrons gives them off."""
+
+    def reversed_(reaction: pnp.ElectrodeReaction) -> pnp.ElectrodeReaction:
+        return replace(
+            reaction,
+            oxidised=reaction.reduced,
+            reduced=reaction.oxidised,
+            standard_potential=-reaction.standard_potential,
+            transfer_coefficient=1 - reaction.transfer_coefficient,
+        )
+
+    electrolyte = cell.electrolyte
+    return _changed(
+        cell,
+        lambda end: _signed(end, reversed_),
+        electrolyte=replace(
+            electrolyte, species=[replace(one, valence=-one.valence) for one in electrolyte.species]
+        ),
+        fixed_charge=_after(cell.fixed_charge, lambda x: x, -1.0),
+    )
+
+
+def mirrored(cell: pnp.Cell) -> pnp.Cell:
+    """Left and right exchanged."""
+
+    def turned(x: torch.Tensor) -> torch.Tensor:
+        return cell.length.unsqueeze(-1) - x
+
+    def end(one: pnp.boundaries.Boundary) -> pnp.boundaries.Boundary:
+        if isinstance(one, pnp.Electrode) and one.current is not None:
+            return replace(one, current=-one.current)
+        return pnp.Periodic(potential_drop=-one.potential_drop) if isinstance(one, pnp.Periodic) else one
+
+    return _changed(
+        replace(cell, left=cell.right, right=cell.left),
+        end,
+        ground=None if cell.ground is None else cell.length - cell.ground,
+        fixed_charge=_after(cell.fixed_charge, turned),
+        permittivity_profile=_after(cell.permittivity_profile, turned),
+        diffusivity_profile=_after(cell.diffusivity_profile, turned),
+    )
+
+
+def _changed(cell: pnp.Cell, change: Callable, **others: object) -> pnp.Cell:
+    """With both ends changed, which of a periodic cell are one."""
+    left = change(cell.left)
+    return replace(cell, left=left, right=left if cell.is_periodic else change(cell.right), **others)
+
+
+def _signed(end: pnp.boundaries.Boundary, reaction: Callable) -> pnp.boundaries.Boundary:
+    """An end with every number that has the sign of a charge turned over."""
+    names = ("potential", "current", "charge", "potential_drop")
+    changes = {name: -value for name, value in vars(end).items() if name in names and value is not None}
+    if isinstance(end, pnp.Electrode):
+        changes["reactions"] = [reaction(one) for one in end.reactions]
+    return replace(end, **changes)
+
+
+def _after(value: object, place: Callable, factor: float = 1.0) -> object:
+    """A number or a function of position, elsewhere and times a factor."""
+    if callable(value):
+        return lambda x: factor * value(place(x))
+    return value if value is None or factor == 1.0 else factor * value

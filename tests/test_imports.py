@@ -11,7 +11,7 @@ import pytest
 import pnp
 
 ROOT = Path(__file__).parent.parent
-HEAVY = {"matplotlib", "sklearn", "fusion", "safetensors", "jinja2"}
+HEAVY = {"matplotlib", "pint", "xarray", "sklearn", "fusion", "safetensors", "jinja2"}
 
 
 def sources(package: str) -> list[Path]:

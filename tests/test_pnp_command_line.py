@@ -12,10 +12,10 @@ import xarray
 from matplotlib.figure import Figure
 
 import pnp
-from pnp import units
 from pnp.__main__ import _progress_bar, main
+from pnp.command_line import units
+from pnp.command_line.description import read_description
 from pnp.dataset import to_dataset
-from pnp.description import read_description
 
 from .descriptions import ENDS, SALT, STEADY, TRANSIENT
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import pnp
-from pnp import units
 from pnp.__main__ import main
-from pnp.description import Transient, read_description
-from pnp.toml_lines import DescriptionError, read_toml
+from pnp.command_line import units
+from pnp.command_line.description import Transient, read_description
+from pnp.command_line.toml_lines import DescriptionError, read_toml
 
 from .descriptions import COPPER, ENDS, SALT, STEADY, TRANSIENT
 

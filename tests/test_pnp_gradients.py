@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
@@ -54,6 +54,7 @@ AT_ENDS = {
     "charging": {"current": 0.6},
     "alternating": {"amplitude": 0.9, "frequency": 6.0, "offset": 0.4, "phase": 0.5},
     "stepped": {"before": 0.7, "after": -1.6},
+    "stepped current": {"before": -0.5, "after": 0.9},
     "ramp": {"start": 1.1, "end": -0.8, "duration": 0.4},
     "alternating current": {"amplitude": 0.9, "frequency": 9.0, "offset": 0.2, "phase": 0.5},
     "wall": {"charge": 0.45},
@@ -104,12 +105,13 @@ class Kind:
             found |= IN_MEDIA[medium]
         if (self.left, self.right) == ("wall", "wall"):
             del found["right charge"]  # which keeps the cell neutral
+        found.pop("right potential drop", None)  # the two ends of a ring are one
         return found
 
     @property
     def breaks(self) -> int:
-        """How many steps of the potential there are."""
-        return (self.left, self.right).count("stepped")
+        """How many moments there are at which something jumps."""
+        return int(self.right == "stepped")
 
 
 KINDS = {
@@ -130,7 +132,7 @@ KINDS = {
     "reacting electrodes": Kind("reacting", "reacting"),
     "reacting electrode and bath": Kind("bath", "reacting"),
     "driven electrode": Kind("driven", "reacting"),
-    "driven electrode, ground": Kind("driven", "driven", grounded=True),
+    "driven electrode and ground": Kind("driven", "reacting", grounded=True),
     "periodic": Kind("ring", "ring"),
     "periodic, all media": Kind("ring", "ring", ("finite ions", "association", "layers")),
     "driven electrode, all media": Kind("driven", "reacting", ("finite ions", "association", "layers")),
@@ -138,7 +140,7 @@ KINDS = {
 MOVING = {
     "charging by a current": Kind("charging", "stern"),
     "alternating potential": Kind("alternating", "electrode"),
-    "stepped potential": Kind("stern", "stepped"),
+    "stepped potential and current": Kind("stepped current", "stepped", ("finite ions",)),
     "ramp and alternating current": Kind("ramp", "alternating current"),
 }
 """Kinds that differ in transients only, or have no steady state."""
@@ -177,18 +179,17 @@ class Parametrised:
             filling.append(p["filling of the pair"])
         filling = torch.stack(filling, -1)
         ions = (solution.valences * filling).sum(-1)
+        left = end(kind, "left", p, ions)
         cell = pnp.Cell(
             solution,
             length=length,
             concentrations=filling,
-            left=end(kind, "left", p, ions),
-            right=end(kind, "right", p, ions),
+            left=left,
+            right=left if kind.right == "ring" else end(kind, "right", p, ions),
             fixed_charge=fixed_charge(kind, p, ions),
             ground=positions[..., GROUND_NODE] if kind.grounded else None,
             **profiles(kind, p),
         )
-        if kind.left == "ring":
-            cell = replace(cell, right=cell.left)
         return cell, pnp.Grid(positions, ground_node=GROUND_NODE if kind.grounded else None)
 
 
@@ -258,16 +259,15 @@ def end(kind: Kind, side: str, p: dict[str, torch.Tensor], ions: torch.Tensor) -
         )
     signal = own["potential"]
     if what.startswith("alternating"):
-        signal = pnp.sine(
-            own["amplitude"], own["frequency"], offset=own["offset"], phase=own["phase"]
-        )
-    elif what == "stepped":
+        signal = pnp.sine(own["amplitude"], own["frequency"], offset=own["offset"], phase=own["phase"])
+    elif what.startswith("stepped"):
         signal = pnp.step(own["before"], own["after"], at=JUMP)
     elif what == "ramp":
         signal = pnp.ramp(own["start"], own["end"], duration=own["duration"])
     elif what in ("driven", "charging"):
         signal = own["current"]
-    imposed = "current" if what in ("driven", "charging", "alternating current") else "potential"
+    driven = what in ("driven", "charging") or what.endswith(" current")
+    imposed = "current" if driven else "potential"
     return pnp.Electrode(**{imposed: signal}, **electrode)
 
 
@@ -296,7 +296,9 @@ def profiles(kind: Kind, p: dict[str, torch.Tensor]) -> dict[str, Any]:
     if "layers" not in kind.media:
         return {}
     return {
-        "permittivity_profile": lambda x: torch.where(x < 0.5, 1.0, p["permittivity of the layer"][..., None]),
+        "permittivity_profile": lambda x: torch.where(
+            x < 0.5, 1.0, p["permittivity of the layer"][..., None]
+        ),
         "diffusivity_profile": lambda x: 1 + p["slope of the diffusivity"][..., None] * x,
     }
 
@@ -390,6 +392,40 @@ def test_gradients_of_transients_are_exact_for_given_steps(kind, fixed_steps):
     assert_gradients(solve, kind)
 
 
+@pytest.mark.parametrize("kind", KINDS | MOVING)
+def test_every_number_of_its_own_counts(kind, fixed_steps):
+    """Or the comparison with differences would be one of zeros."""
+    build = Parametrised(kind)
+    vector = build.start.requires_grad_()
+    solution = pnp.solve_transient(*build(vector), times=GIVEN_TIMES)
+    (gradient,) = torch.autograd.grad(measured(solution).square().sum(), vector)
+    own = [name for name in build.kind.numbers if name not in COMMON]
+    assert [name for name, one in zip(build.names, gradient, strict=True) if name in own and not one] == []
+
+
+@pytest.mark.parametrize(
+    "kind", ["driven electrode, all media", "periodic, all media", "stepped potential and current"]
+)
+def test_gradients_of_a_batch_are_those_of_its_elements(kind):
+    """Whose steps are accepted and rejected one without the other."""
+    build = Parametrised(kind)
+    factors = torch.tensor([1.0, 0.5, 1.2], dtype=torch.float64)[:, None]
+    changed = torch.arange(len(build.start)) < len(COMMON) - 1  # all but the length and the nodes
+    vectors = (build.start * factors**changed).requires_grad_()
+    control = StepControl(relative=0.03, absolute=1e-3)
+
+    def solved(vector: torch.Tensor) -> pnp.Solution:
+        return pnp.solve_transient(*build(vector), times=[0.01, 0.05], step_control=control)
+
+    batch = solved(vectors)
+    assert len(set(batch.stats.steps.tolist())) > 1
+    (found,) = torch.autograd.grad(measured(batch).square().sum(), vectors)
+    for one, gradient in zip(vectors.detach(), found, strict=True):
+        vector = one.clone().requires_grad_()
+        (wanted,) = torch.autograd.grad(measured(solved(vector)).square().sum(), vector)
+        assert torch.allclose(gradient, wanted, rtol=1e-9, atol=1e-9 * float(wanted.abs().max()))
+
+
 @pytest.mark.parametrize("kind", ["electrode and bath"])
 def test_gradients_of_adaptive_transients(kind):
     """Steps that adapt are constants of the gradient: right to the error of the steps."""
@@ -405,7 +441,7 @@ def test_gradients_of_adaptive_transients(kind):
 def test_gradcheck_of_the_plain_solvers():
     """The same once more by torch's own check, with every node an output."""
     build = Parametrised("electrode and Stern layer")
-    vector = START.clone().requires_grad_()
+    vector = build.start.clone().requires_grad_()
     for solve in (pnp.solve_steady, pnp.solve_equilibrium):
 
         def profiles(vector, solve=solve):
@@ -581,13 +617,35 @@ def junction(potential: torch.Tensor) -> pnp.Cell:
     )
 
 
+def water(potential: torch.Tensor) -> pnp.Cell:
+    """Ions that form for ever where the potential is high, and recombine elsewhere."""
+    species = [
+        pnp.Species("+", valence=1.0, diffusivity=1.0),
+        pnp.Species("-", valence=-1.0, diffusivity=0.5),
+    ]
+    backward = (potential.detach() < 10).double()
+    reaction = pnp.Reaction({}, {"+": 1, "-": 1}, forward=2.0, backward=backward)
+    return pnp.Cell(
+        pnp.Electrolyte.dimensionless(species, permittivity=0.02, reactions=[reaction]),
+        length=1.0,
+        concentrations=1.0,
+        left=pnp.Electrode(potential=potential),
+        right=pnp.Electrode(potential=0.0),
+    )
+
+
 FAILURES = {
-    "steady, out of iterations": (
-        junction,
-        lambda cell, grid: pnp.solve_steady(
-            cell, grid, throw=False, newton_settings=Newton(max_iterations=8)
-        ),
+    "steady, without a steady state": (
+        water,
+        lambda cell, grid: pnp.solve_steady(cell, grid, throw=False),
         20.0,
+    ),
+    "equilibrium, out of iterations": (
+        charging,
+        lambda cell, grid: pnp.solve_equilibrium(
+            cell, grid, throw=False, newton_settings=Newton(max_iterations=5)
+        ),
+        5.0,
     ),
     "steady, not finite": (junction, lambda cell, grid: pnp.solve_steady(cell, grid, throw=False), 1e308),
     "equilibrium, overflow": (

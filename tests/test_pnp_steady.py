@@ -279,10 +279,10 @@ def test_start_from_another_solution():
         assert torch.allclose(warm.potential, cold.potential, atol=1e-12)
 
 
-def test_default_grid_is_the_refined_one_of_two_hundred_nodes():
+def test_default_grid_is_the_refined_one_of_201_nodes():
     problem = Canonical(2.0, 0.1)
     solution = pnp.solve_steady(problem.cell())
-    assert torch.equal(solution.grid.nodes, pnp.Grid.refined(problem.cell(), 200).nodes)
+    assert torch.equal(solution.grid.nodes, pnp.Grid.refined(problem.cell(), 201).nodes)
 
 
 # ---- many species

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .boundaries import Electrode, Periodic
+from ..boundaries import Electrode, Periodic
+from ..observables import current_density, electrode_potential, surface_charge
+from ..plotting import POTENTIAL, plot_profiles, plot_space_time
+from ..solution import Solution
+from ..waveforms import Waveform
 from .description import Description, Impedance, Transient
-from .observables import current_density, electrode_potential, surface_charge
-from .plotting import POTENTIAL, plot_profiles, plot_space_time
-from .solution import Solution
 from .units import prefix, with_prefix
-from .waveforms import Waveform
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

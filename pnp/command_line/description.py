@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..cell import Cell, Profile
+from ..electrolyte import Electrolyte, Species
+from ..grid import Grid
+from ..reactions import Reaction
+from ..solvers.step_size import StepControl
 from . import units
-from .cell import Cell, Profile
 from .described_ends import read_ends, read_stoichiometry
-from .electrolyte import Electrolyte, Species
-from .grid import Grid
-from .reactions import Reaction
-from .solvers.step_size import StepControl
 from .sweep import Axis, check_axes, read_axes
 from .toml_lines import read_toml
 from .toml_tables import Reading, Table, pointing

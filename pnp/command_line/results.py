@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..dataset import to_dataset
+from ..observables import current_density, electrode_potential, surface_charge
+from ..solution import Solution
 from . import figures
-from .dataset import to_dataset
 from .description import Description, Impedance, Transient
-from .observables import current_density, electrode_potential, surface_charge
-from .solution import Solution
 from .sweep import label
 from .units import with_prefix
 

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..boundaries import Boundary, ChargedWall, Electrode, Periodic, Reservoir
+from ..cell import electrons
+from ..electrolyte import Electrolyte
+from ..reactions import ElectrodeReaction
+from ..waveforms import Waveform, piecewise_linear, ramp, sine, step, triangle
 from . import units
-from .boundaries import Boundary, ChargedWall, Electrode, Periodic, Reservoir
-from .cell import electrons
-from .electrolyte import Electrolyte
-from .reactions import ElectrodeReaction
 from .toml_tables import Table, pointing
 from .units import Kind
-from .waveforms import Waveform, piecewise_linear, ramp, sine, step, triangle
 
 TYPES = ("electrode", "reservoir", "charged wall", "periodic")
 WAVEFORMS = ("step", "ramp", "triangle", "sine", "piecewise_linear")
