@@ -10,6 +10,7 @@ from scipy import constants
 
 import pnp
 
+from . import sweep
 from .problems import Canonical
 from .random_cells import NODES, RandomCell, random_cells, stacked
 
@@ -171,13 +172,52 @@ def transient(cells: list[RandomCell], times: np.ndarray = TIMES) -> pnp.Solutio
     return pnp.solve_transient(cell, pnp.Grid.refined(cell, 31), times=times)
 
 
-def assert_dissipates(solution: pnp.Solution) -> None:
+def potentials(cell: pnp.Cell) -> torch.Tensor:
+    """What an amount of every species is worth to what it can turn into or leave to, `(*batch, species)`.
+
+    Reactions come to rest where the standard potentials balance, :math:`k_f/k_b = e^{-\\sum\\nu\\mu^0}`; a bath
+    takes ions up at its own chemical potential, and a reduction costs its electrons :math:`n(U - E^0)`.
+    """
+    electrolyte = cell.electrolyte
+    energies = dict(zip(electrolyte.names, torch.zeros_like(cell.concentrations).unbind(-1), strict=True))
+    for end in (cell.left, cell.right):
+        if isinstance(end, pnp.Electrode):
+            for transfer in end.reactions:
+                ((oxidised, _),) = transfer.oxidised.items()
+                valence = electrolyte.valences[..., electrolyte.names.index(oxidised)]
+                work = valence * (end.potential - transfer.standard_potential)
+                energies[oxidised] = energies[oxidised] - work
+    for reaction in electrolyte.reactions:
+        (product,) = reaction.products
+        parts = sum(energies[name] for name in reaction.reactants)
+        energies[product] = parts + torch.log(reaction.backward / reaction.forward)
+    found = torch.stack(list(energies.values()), dim=-1)
+    for end in (cell.left, cell.right):
+        if isinstance(end, pnp.Reservoir):
+            found = found - torch.log(end.concentrations) - electrolyte.valences * end.potential[..., None]
+            if electrolyte.has_finite_ions:
+                room = 1 - (electrolyte.molar_volumes * end.concentrations).sum(-1, keepdim=True)
+                sizes = electrolyte.molar_volumes / electrolyte.solvent_volume[..., None]
+                found = found + sizes * torch.log(room)
+    return found
+
+
+def available_energy(solution: pnp.Solution) -> torch.Tensor:
+    """What can only fall in a cell at constant potentials, with at most one bath or reacting electrode."""
+    worth = solution.over_time(potentials(solution.cell), trailing=1)
+    return pnp.free_energy(solution) + (worth * pnp.amounts(solution)).sum(-1)
+
+
+def assert_dissipates(solution: pnp.Solution, rest: pnp.Solution | None = None) -> None:
     """The free energy falls, and never below that of the equilibrium."""
-    energy = pnp.free_energy(solution)
-    final = pnp.free_energy(pnp.solve_equilibrium(solution.cell, solution.grid)).unsqueeze(-1)
+    energy = available_energy(solution)
+    if rest is None:
+        rest = pnp.solve_equilibrium(solution.cell, solution.grid)
+    final = available_energy(rest).unsqueeze(-1)
     allowed = 1e-9 * (energy[:, :1] - final).abs() + 1e-13 * energy.abs().amax(-1, keepdim=True)
     assert bool((energy.diff(dim=-1) <= allowed).all())
     assert bool((final - energy <= allowed).all())
+    assert bool((energy[:, -1:] < energy[:, :1] - 100 * allowed).all())
 
 
 @few(2)
@@ -222,6 +262,141 @@ def test_symmetries_of_transients(cells):
     plain = transient(cells, times)
     assert_same(conjugated(transient([one.conjugated() for one in cells], times)), plain, 1e-10)
     assert_same(mirrored(transient([one.mirrored() for one in cells], times)), plain, 1e-9)
+
+
+# ---- every kind of end and medium
+
+
+COUNT = 3
+FEW_NODES = 21
+LOOSE = pnp.StepControl(relative=0.02, absolute=0.002)
+
+
+def assert_equal(one: pnp.Solution, two: pnp.Solution, tolerance: float) -> None:
+    """Equal potentials and concentrations, relative to one and to the largest of a species, where solved."""
+    solved = two.solved
+    wanted = two.potential[solved]
+    assert float(((one.potential[solved] - wanted).abs() / (1 + wanted.abs())).max()) < tolerance
+    wanted = two.concentrations[solved]
+    largest = wanted.amax(-1, keepdim=True)
+    assert float(((one.concentrations[solved] - wanted).abs() / largest).max()) < tolerance
+
+
+def element(solution: pnp.Solution, index: int) -> pnp.Solution:
+    """One element of a batch, as a batch of its own."""
+    names = ("potential", "concentrations", "status")
+    return replace(solution, **{name: getattr(solution, name)[[index]] for name in names})
+
+
+@pytest.mark.parametrize(("ends", "medium"), list(sweep.kinds()))
+def test_batch_of_every_kind_equals_single_ones(ends, medium):
+    cell = sweep.random_cells(ends, medium, COUNT)
+    batch = pnp.solve_steady(cell, grid_of(cell), throw=False)
+    assert bool(batch.solved.any())
+    for index in range(COUNT):
+        cell = sweep.random_cells(ends, medium, COUNT, only=[index])
+        single = pnp.solve_steady(cell, grid_of(cell), throw=False)
+        assert int(single.status) == int(batch.status[index])
+        if single.solved:
+            assert_equal(single, element(batch, index), 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("ends", "medium"),
+    [
+        ("Stern layers", "finite ions"),
+        ("charged walls", "point ions"),
+        ("reacting electrodes", "association"),
+        ("driven electrodes", "layers"),
+        ("periodic", "finite ions"),
+    ],
+)
+def test_batch_of_transients_of_a_kind_equals_single_ones(ends, medium):
+    def solve(only: list[int] | None) -> pnp.Solution:
+        cell = sweep.random_cells(ends, medium, COUNT, only=only)
+        grid = pnp.Grid.refined(cell, FEW_NODES)
+        return pnp.solve_transient(cell, grid, times=TIMES[2:], step_control=LOOSE)
+
+    batch = solve(None)
+    for index in range(COUNT):
+        single = solve([index])
+        assert_equal(single, element(batch, index), 1e-12)
+        assert int(single.stats.steps) == int(batch.stats.steps[index])
+
+
+def grounded(solution: pnp.Solution) -> pnp.Solution:
+    """With its potential zero in the middle where nothing but convention fixes it."""
+    if not solution.cell.floats:
+        return solution
+    return replace(
+        solution, potential=solution.potential - solution.potential[..., [solution.potential.shape[-1] // 2]]
+    )
+
+
+@pytest.mark.parametrize(("ends", "medium"), list(sweep.kinds()))
+def test_symmetries_of_every_kind(ends, medium):
+    cell = sweep.random_cells(ends, medium, COUNT)
+    plain, signs, sides = (
+        grounded(pnp.solve_steady(one, grid_of(one), throw=False))
+        for one in (cell, sweep.conjugated(cell), sweep.mirrored(cell))
+    )
+    solved = plain.solved
+    assert bool(solved.any())
+    assert torch.equal(signs.solved, solved)
+    assert torch.equal(sides.solved, solved)
+    assert_equal(conjugated(signs), plain, 1e-12)
+    assert_equal(mirrored(sides), plain, 1e-11)
+
+
+@pytest.mark.parametrize(
+    ("ends", "medium"),
+    [
+        ("charged wall and electrode", "finite ions"),
+        ("reacting electrode and bath", "association"),
+        ("driven electrodes", "layers"),
+        ("periodic", "finite ions"),
+    ],
+)
+def test_symmetries_of_transients_of_a_kind(ends, medium):
+    cell = sweep.random_cells(ends, medium, COUNT)
+    plain, signs, sides = (
+        grounded(
+            pnp.solve_transient(one, pnp.Grid.refined(one, FEW_NODES), times=TIMES[2:5], step_control=LOOSE)
+        )
+        for one in (cell, sweep.conjugated(cell), sweep.mirrored(cell))
+    )
+    assert_equal(conjugated(signs), plain, 1e-12)
+    assert_equal(mirrored(sides), plain, 1e-9)
+
+
+def one_reacts(cell: pnp.Cell) -> pnp.Cell:
+    """With an insulating wall in the place of the right end, so that the left one comes to rest."""
+    return replace(cell, right=pnp.ChargedWall())
+
+
+@pytest.mark.parametrize(
+    ("ends", "medium", "change"),
+    [
+        ("two electrodes", "finite ions", None),
+        ("Stern layers", "association", None),
+        ("electrodes and ground", "layers", None),
+        ("charged wall and electrode", "finite ions", None),
+        ("charged walls", "association", None),
+        ("charged walls", "layers", None),
+        ("electrode and bath", "point ions", None),
+        ("electrode and bath", "finite ions", None),
+        ("reacting electrodes", "point ions", one_reacts),
+        ("reacting electrodes", "finite ions", one_reacts),
+        ("reacting electrodes", "association", one_reacts),
+    ],
+)
+def test_every_kind_that_comes_to_rest_dissipates(ends, medium, change):
+    cell = sweep.random_cells(ends, medium, COUNT, seed=7)
+    cell = cell if change is None else change(cell)
+    grid = pnp.Grid.refined(cell, FEW_NODES)
+    solution = pnp.solve_transient(cell, grid, times=[*TIMES, 10.0], step_control=LOOSE)
+    assert_kept(solution)
+    assert_dissipates(solution, pnp.solve_steady(cell, grid))
 
 
 # ---- units

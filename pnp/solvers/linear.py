@@ -84,13 +84,20 @@ def pin_amounts(residual: Tensor, system: System, state: State, amounts: Tensor)
     return pins.put(residual, pins.amounts(state.concentrations.unsqueeze(-1)).squeeze(-1) - amounts)
 
 
-def pinned_imbalance(system: System, state: State, residual: Tensor, step: Tensor | None = None) -> Tensor:
-    """Relative imbalance of the balances that are solved for, without those that amounts stand for, `(B,)`."""
+def pinned_imbalance(
+    system: System, state: State, residual: Tensor, amounts: Tensor, step: Tensor | None = None
+) -> Tensor:
+    """Relative imbalance of the balances that are solved for, and of the amounts that stand for others, `(B,)`.
+
+    Amounts count a hundredfold, because their errors stay.
+    """
     if not system.laws:
         return imbalance(system, state, residual, step)
     pins = Pins.of(system, state)
-    rest = pins.put(residual, torch.zeros_like(residual[:, 0, :1]).expand_as(pins.nodes))
-    return imbalance(system, state, rest, step)
+    rest = pins.put(residual, torch.zeros_like(amounts))
+    missing = pins.amounts(state.concentrations.unsqueeze(-1)).squeeze(-1) - amounts
+    size = system.amounts if system.conserved is None else system.amounts.amax(-1, keepdim=True)
+    return torch.maximum(imbalance(system, state, rest, step), 100 * (missing.abs() / size).amax(-1))
 
 
 def factorise(system: System, state: State, jacobian: Jacobian, *, pinned: bool) -> Factorisation:

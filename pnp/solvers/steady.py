@@ -13,7 +13,7 @@ from ..grid import Grid
 from ..scaling import scale
 from ..solution import Solution
 from ..system import State, System
-from .equilibrium import equilibrium_gradient, minimise, resting_fields, solve_equilibrium
+from .equilibrium import boltzmann, equilibrium_gradient, minimise, resting_fields, solve_equilibrium
 from .finish import failed_status, finish, steady_statistics
 from .implicit_gradient import attach_gradient
 from .linear import FEW_SPECIES, Factorisation, factorise, pin_amounts, pinned_imbalance
@@ -46,7 +46,8 @@ class SteadyProblem:
 
     def imbalance(self, state: State) -> Tensor:
         """See :class:`~pnp.solvers.newton.Problem`."""
-        return pinned_imbalance(self.system, state, species_residual(self.system, state))
+        residual = species_residual(self.system, state)
+        return pinned_imbalance(self.system, state, residual, self.system.kept)
 
     def select(self, elements: Tensor) -> "SteadyProblem":
         """See :class:`~pnp.solvers.newton.Problem`."""
@@ -140,11 +141,21 @@ def _search(
     if failed.numel():
         again = newton_after_settling(problem.select(failed), filled.select(failed), settings)
         result = _improved(result, failed, again)
+    if cell.comes_to_rest:
+        result = _at_rest(problem.system, result)
     if cell.comes_to_rest and cell.ground is not None:
         # A ground can tear a cell almost, and then the coupled matrix has lost the digits that decide how
         # many ions are on either side.
         resting = torch.arange(result.converged.numel(), device=resting.device)
     return result, resting
+
+
+def _at_rest(system: System, result: NewtonResult) -> NewtonResult:
+    """With the concentrations that belong to the fields, which are right also where next to none are left."""
+    solved = torch.nonzero(result.converged).squeeze(-1)
+    fields = result.state.fields[solved]
+    resting = State(boltzmann(system.select(solved), fields), fields)
+    return replace(result, state=result.state.replaced(solved, resting))
 
 
 def _improved(result: NewtonResult, elements: Tensor, again: NewtonResult) -> NewtonResult:

@@ -65,7 +65,7 @@ class StageProblem(Batched):
     def imbalance(self, state: State) -> Tensor:
         """See :class:`~pnp.solvers.newton.Problem`."""
         residual = species_residual(self.system, state, known=self.known, step=self.step)
-        return pinned_imbalance(self.system, state, residual, self.step)
+        return pinned_imbalance(self.system, state, residual, self.amounts, self.step)
 
 
 @dataclass(frozen=True, eq=False)
