@@ -278,8 +278,14 @@ def fine():
     return pnp.Grid.refined(hard_batch(), 41)
 
 
+@pytest.fixture
+def impatient(monkeypatch):
+    """Without the last resort of steady states, which is to follow them in time."""
+    monkeypatch.setattr("pnp.solvers.pseudo_time.MOST_STEPS", 0)
+
+
 @pytest.mark.parametrize("solve", [pnp.solve_steady, pnp.solve_equilibrium])
-def test_max_iterations(solve, fine):
+def test_max_iterations(solve, fine, impatient):
     solution = solve(hard_batch(), fine, throw=False, newton_settings=Newton(max_iterations=1))
     assert solution.status.tolist() == [Status.MAX_ITERATIONS] * 3
     assert solution.stats.reached.tolist() == [0.0] * 3
@@ -299,7 +305,7 @@ def junctions():
     )
 
 
-def test_error_says_which_how_far_and_what_to_try():
+def test_error_says_which_how_far_and_what_to_try(impatient):
     grid = pnp.Grid.uniform(junctions(), 101)
     with pytest.raises(pnp.SolveError) as caught:
         pnp.solve_steady(junctions(), grid, newton_settings=Newton(max_iterations=8))
@@ -314,7 +320,7 @@ def test_error_says_which_how_far_and_what_to_try():
     assert pnp.solve_steady(junctions(), grid).stats.iterations.tolist()[1] > 8
 
 
-def test_error_counts_when_many_fail():
+def test_error_counts_when_many_fail(impatient):
     voltage = torch.linspace(0.1, 1.0, 8, dtype=torch.float64).reshape(2, 4)
     many = cell(left=pnp.Electrode(potential=voltage))
     with pytest.raises(pnp.SolveError) as caught:
@@ -326,7 +332,7 @@ def test_error_counts_when_many_fail():
     assert "... and 3 more (throw=False returns the status of each)" in text
 
 
-def test_error_of_a_single_cell():
+def test_error_of_a_single_cell(impatient):
     with pytest.raises(pnp.SolveError, match=r"1 of 1 cells were not solved\.\n  the cell: did not converge"):
         pnp.solve_steady(cell(), GRID, newton_settings=Newton(max_iterations=1))
 
@@ -429,4 +435,7 @@ def test_certificate_notices_what_is_wrong():
     assert not bool(replace(good, concentrations=negative).check().passed)
     lines = str(good.check()).splitlines()
     assert lines[-1].split() == ["passed", "1", "of", "1"]
-    assert len(lines) == 6
+    assert len(lines) == 7
+    assert good.check().grid_error is None
+    fine = pnp.solve_steady(cell(), pnp.Grid.uniform(cell(), 41))
+    assert "grid error" in str(fine.check(grid=True))

@@ -361,3 +361,41 @@ def test_equilibrium_is_the_minimum_of_its_functional(kind):
             change = size * torch.randn_like(potential)
             change[..., -1], change[..., grid.ground_node] = 0.0, 0.0
             assert float(functional(system, potential + change)) > least
+
+
+# ---- a finer grid than the one there is
+
+
+@pytest.mark.parametrize(("voltage", "debye"), [(1.0, 0.1), (4.0, 0.01), (10.0, 0.01), (10.0, 0.001)])
+def test_richardson_extrapolates_to_fourth_order_and_estimates_the_error(voltage, debye):
+    problem = Canonical(voltage, debye)
+    cell, errors = problem.cell(), []
+    for nodes in (101, 201):
+        solution = pnp.solve_steady(cell, pnp.Grid.refined(cell, nodes))
+        found = solution.richardson(pnp.diffuse_charge)
+        true = abs(float(pnp.diffuse_charge(solution)) - problem.charge)
+        assert float(found.error) == pytest.approx(true, rel=0.05)
+        errors.append(abs(float(found.value) / problem.charge - 1))
+    assert errors[1] < 2e-6
+    assert math.log2(errors[0] / errors[1]) > 3.5 or errors[1] < 1e-7
+    profile = solution.richardson(lambda one: one.potential)
+    exact = problem.potential(solution.positions.numpy()[::2])
+    assert (
+        np.abs(profile.value.numpy() - exact).max()
+        < np.abs(solution.potential.numpy()[::2] - exact).max() / 10
+    )
+
+
+def test_richardson_is_differentiable_and_needs_the_whole_solution():
+    voltage = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    cell = Canonical(1.0, 0.1).cell(
+        left=pnp.Electrode(potential=voltage), right=pnp.Electrode(potential=-voltage)
+    )
+    solution = pnp.solve_steady(cell, pnp.Grid.refined(cell, 101))
+    (slope,) = torch.autograd.grad(solution.richardson(pnp.diffuse_charge).value, voltage)
+    step = 1e-4
+    wanted = (Canonical(2 + step, 0.1).charge - Canonical(2 - step, 0.1).charge) / (2 * step)
+    assert float(slope) == pytest.approx(wanted, rel=1e-5)
+    moved = pnp.solve_transient(cell, pnp.Grid.refined(cell, 41), times=[0.01, 0.02])
+    with pytest.raises(ValueError, match="ask the whole one"):
+        moved.at(0).richardson(pnp.diffuse_charge)
