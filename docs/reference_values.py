@@ -1,4 +1,4 @@
-"""Make reference_values.json, what known cells must give: python docs/reference_values.py.
+"""Make pnp/reference_values.json, what known cells must give: python docs/reference_values.py.
 
 Every entry of the table holds a cell, the definition of one quantity, its value and a bound of the value's absolute
 error. Nothing here is computed with `pnp`; other solvers can be held against the table too.
@@ -47,7 +47,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.spectral import SpectralCell, gauss_lobatto, two_sided
 
-TABLE = Path(__file__).with_suffix(".json")
+TABLE = Path(__file__).parents[1] / "pnp" / "reference_values.json"
 DIGITS = 40
 COARSE, FINE = 1e-8, 1e-10
 """Tolerances of the boundary value problems."""

@@ -30,6 +30,7 @@ from .observables import (
     total_charge,
 )
 from .reactions import ElectrodeReaction, Reaction
+from .reference import reference_values
 from .solution import Solution
 from .solvers.equilibrium import solve_equilibrium
 from .solvers.newton import Newton
@@ -70,6 +71,7 @@ __all__ = [
     "piecewise_linear",
     "ramp",
     "reaction_rate",
+    "reference_values",
     "sine",
     "solve_equilibrium",
     "solve_steady",

@@ -178,6 +178,12 @@ def _inner_debye_length(cell: Cell) -> Tensor:
     with torch.no_grad():
         electrolyte = cell.electrolyte
         outer = electrolyte.debye_length(cell.concentrations).to(cell.device)
+        if cell.permittivity_profile is not None:
+            # Where the permittivity is low, layers are thin.
+            positions = torch.linspace(0, 1, 101, dtype=torch.float64, device=outer.device)
+            positions = (positions * cell.length.to(outer.device).unsqueeze(-1)).expand(*cell.batch_shape, -1)
+            least = cell.permittivity_profile(positions).amin(-1)
+            outer = outer * torch.sqrt(least.clamp(min=1e-6, max=1.0))
         length = cell.length.to(cell.device)
         voltage = electrolyte.thermal_voltage.to(cell.device)
         valence = electrolyte.valences.abs().amax(-1).to(cell.device)

@@ -28,7 +28,7 @@ from .observables import electrode_potential
 from .quantity import Quantity, as_quantity
 from .scaling import scale
 from .solution import Solution
-from .solvers.linear import Coupled
+from .solvers.linear import Bordered, Coupled, Factorisation, Pins
 from .solvers.start import scaled_state
 from .system import POTENTIAL, State, System
 
@@ -107,6 +107,11 @@ class _Linearised:
     matrix: Jacobian
     drive: State
     made: Production | None
+    pins: Pins | None
+
+    def factorised(self, system: System) -> Factorisation:
+        """The matrix, factorised; amounts that nothing changes stand for balances, which lose them at low frequency."""
+        return Coupled(self.matrix) if self.pins is None else Bordered(system, self.matrix, self.pins)
 
     def defect(self, change: State) -> State:
         """What `change` leaves of the equations."""
@@ -117,7 +122,10 @@ class _Linearised:
             species = species + torch.einsum("bstn,btn->bsn", matrix.kinetics.to(dc.dtype), dc)
         gauss = (matrix.fields @ fields.unsqueeze(1)).sum(2)
         gauss = gauss + torch.einsum("bpsn,bsn->bpn", matrix.charge.to(dc.dtype), dc)
-        return State(species - self.drive.concentrations, gauss - self.drive.fields)
+        species = species - self.drive.concentrations
+        if self.pins is not None:
+            species = self.pins.put(species, self.pins.amounts(dc.unsqueeze(-1)).squeeze(-1))
+        return State(species, gauss - self.drive.fields)
 
 
 def _linearised(system: System, state: State, omega: Tensor) -> _Linearised:
@@ -135,8 +143,11 @@ def _linearised(system: System, state: State, omega: Tensor) -> _Linearised:
     fields[:, 0, 0] = 1.0 if left.stern_capacitance is None else left.stern_capacitance
     if made is not None and left.stern_capacitance is not None:
         species[..., 0] = made.by_step.squeeze(-1)
+    pins = Pins.of(system, state) if system.laws else None
+    if pins is not None:
+        species = pins.put(species, torch.zeros_like(pins.nodes, dtype=species.dtype))
     drive = State(species.to(diagonal.dtype), fields.to(diagonal.dtype))
-    return _Linearised(replace(matrix, transport=transport), drive, made)
+    return _Linearised(replace(matrix, transport=transport), drive, made, pins)
 
 
 def _admittances(system: System, state: State, omega: Tensor) -> Tensor:
@@ -153,7 +164,7 @@ def _admittance(system: System, state: State, omega: Tensor) -> Tensor:
     """Scaled current over potential at one angular frequency of each element, `(B,)`."""
     with torch.no_grad():
         fixed = _linearised(system.detach(), state.detach(), omega.detach())
-        factors = Coupled(fixed.matrix)
+        factors = fixed.factorised(system.detach())
         change = factors.solve(fixed.drive.concentrations, fixed.drive.fields)
     equations = _linearised(system, state, omega)
     if torch.is_grad_enabled() and (system.requires_grad() or state.requires_grad()):

@@ -1,4 +1,4 @@
-"""Cells of the table of reference values, `docs/reference_values.json`, built for `pnp`.
+"""Cells of the table of reference values, `pnp/reference_values.json`, built for `pnp`.
 
     for group in alike(entries("steady")):
         solution = pnp.solve_steady(build(*group))
@@ -7,10 +7,8 @@
 Several entries become one batched cell where their shapes allow it; `measure` then gives one row for each.
 """
 
-import json
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +17,6 @@ from torch import Tensor
 
 import pnp
 
-TABLE = Path(__file__).parents[1] / "docs" / "reference_values.json"
 Entry = dict[str, Any]
 BY_VOLTAGE = ("differential_capacitance", "reversal_potential")
 """Quantities for which a cell's potential must require a gradient."""
@@ -27,9 +24,10 @@ BY_VOLTAGE = ("differential_capacitance", "reversal_potential")
 
 def entries(kind: str | None = None, quantity: str | None = None) -> list[Entry]:
     """All entries of one kind and quantity (of all, unless told)."""
-    table = json.loads(TABLE.read_text(encoding="utf-8"))["entries"]
     return [
-        entry for entry in table if kind in (None, entry["kind"]) and quantity in (None, entry["quantity"])
+        entry
+        for entry in pnp.reference_values()["entries"]
+        if kind in (None, entry["kind"]) and quantity in (None, entry["quantity"])
     ]
 
 

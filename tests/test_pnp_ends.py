@@ -334,9 +334,9 @@ def test_ring_against_collocation(drop):
     potential = solution.richardson(lambda some: some.potential)
     concentrations = solution.richardson(lambda some: some.concentrations)
     flux = solution.richardson(lambda some: pnp.ion_flux(some).mean(-1))
-    assert float((potential.value - torch.from_numpy(state[2])).abs().max()) < 1e-5
-    assert float((concentrations.value - torch.from_numpy(state[:2])).abs().max()) < 1e-5
-    assert float((flux.value - torch.from_numpy(fluxes)).abs().max()) < 1e-5
+    assert float((potential.value - torch.from_numpy(state[2])).abs().max()) < 1e-6
+    assert float((concentrations.value - torch.from_numpy(state[:2])).abs().max()) < 1e-6
+    assert float((flux.value - torch.from_numpy(fluxes)).abs().max()) < 1e-6
     assert float(potential.error.max()) > 1e-5
     # What flows, flows everywhere, also across the seam.
     all_fluxes = pnp.ion_flux(solution)

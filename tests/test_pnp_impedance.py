@@ -346,7 +346,7 @@ def test_linear_equations_by_collocation(kind):
     assert float((solution.concentrations - tensor(*case.filling)[:, None]).abs().max()) < 1e-10
     found = solution.richardson(lambda some: pnp.impedance(some, tensor(*omegas) / (2 * math.pi)))
     wanted = np.array([case.impedance(omega) for omega in omegas])
-    assert relative(found.value, wanted) < 2e-6
+    assert relative(found.value, wanted) < 1e-7
     assert 1e-6 < float((found.error / found.value.abs()).max()) < 1e-3
 
 

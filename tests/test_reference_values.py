@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 
 from .spectral import SpectralCell, two_sided
 
-TABLE = json.loads((Path(__file__).parents[1] / "docs" / "reference_values.json").read_text(encoding="utf-8"))
+TABLE = json.loads((Path(__file__).parents[1] / "pnp" / "reference_values.json").read_text(encoding="utf-8"))
 ENTRIES = {entry["id"]: entry for entry in TABLE["entries"]}
 FIELDS = {"id", "kind", "cell", "quantity", "value", "error", "method"}
 OF_CELL = {

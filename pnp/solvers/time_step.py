@@ -89,8 +89,8 @@ class Step(Batched):
 
     def first_stage(self) -> StageProblem:
         """The equations for the state in the middle."""
-        tau = self.length * torch.where(self.euler, GAMMA, GAMMA / 2)
-        explicit = torch.where(self.euler, 0.0, tau)
+        tau = self.length * self._either(GAMMA, GAMMA / 2)
+        explicit = tau * self._either(0.0, 1.0)
         start = self.at(0)
         known = self.state.concentrations + explicit[:, None, None] * rate(start, self.state)
         charges = metal_charges(start, self.state) + explicit[:, None] * charging_rates(start, self.state)
@@ -98,14 +98,19 @@ class Step(Batched):
 
     def second_stage(self, middle: State) -> StageProblem:
         """The equations for the state at the end."""
-        tau = self.length * torch.where(self.euler, 1 - GAMMA, GAMMA / 2)
-        weight = torch.where(self.euler, 1.0, 1 / _SPAN)[:, None, None]
+        tau = self.length * self._either(1 - GAMMA, GAMMA / 2)
+        weight = self._either(1.0, 1 / _SPAN)[:, None, None]
         known = weight * middle.concentrations + (1 - weight) * self.state.concentrations
         weight = weight[..., 0]
         charges = weight * metal_charges(self.system, middle) + (1 - weight) * metal_charges(
             self.system, self.state
         )
         return StageProblem(self.at(2), known, charges, tau, self.amounts)
+
+    def _either(self, euler: float, tr_bdf2: float) -> Tensor:
+        """One number for each method, `(B,)`, in float64: two plain numbers in `torch.where` are float32."""
+        is_euler = self.euler.to(torch.float64)
+        return is_euler * euler + (1 - is_euler) * tr_bdf2
 
     def at(self, moment: int) -> System:
         """The system with what the ends impose at the start, the middle or the end."""

@@ -338,7 +338,7 @@ def _next_step(
     front: _Front, step: Tensor, norm: Tensor, accepted: Tensor, failed: Tensor, control: StepControl
 ) -> _Front:
     """Size and method of the next step."""
-    order = torch.where(front.euler, 1.0, 2.0)
+    order = 2.0 - front.euler.to(torch.float64)
     factor = control.factor(torch.where(failed, 1.0, norm), order)
     proposed = step * factor
     # A step cut short to land on an output time does not hold back the next one.
