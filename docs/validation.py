@@ -177,6 +177,58 @@ def references() -> str:
     return table(head, rows)
 
 
+def ends_and_media() -> str:
+    """What the other ends and media must give, in closed form."""
+    zero, bath = pnp.Electrode(potential=0.0), pnp.Reservoir(concentrations=1.0, potential=0.0)
+    rows = []
+
+    def salt(**changes: object) -> pnp.Cell:
+        return Canonical(0.0, 0.1).cell(**({"left": zero, "right": zero} | changes))
+
+    def row(what: str, quantity: str, found: torch.Tensor, wanted: float) -> None:
+        rows.append([what, quantity, f"{float((found / wanted - 1).abs().max()):.0e}"])
+
+    wall = pnp.solve_steady(salt(left=pnp.ChargedWall(charge=1.0), right=bath, length=4.0))
+    row(
+        "charged wall and bath (Grahame)",
+        "potential",
+        wall.potential[0],
+        2 * math.asinh(1 / math.sqrt(8 * 0.02)),
+    )
+    grid = pnp.Grid.uniform(salt(), 41)
+    ring = pnp.Periodic(potential_drop=3.0)
+    row(
+        "ring in a constant field (Ohm)",
+        "current",
+        pnp.current_density(pnp.solve_steady(salt(left=ring, right=ring), grid)),
+        3.0,
+    )
+    pushed = pnp.solve_transient(salt(left=pnp.Electrode(current=0.5)), grid, times=[0.1, 0.2, 0.4])
+    row("current into a blocking electrode", "charge", pnp.surface_charge(pushed).left / pushed.times, 0.5)
+    ramped = salt(left=pnp.Electrode(potential=pnp.ramp(0.0, 1.0, duration=0.1)))
+    begun = pnp.current_density(pnp.solve_transient(ramped, grid, times=[0.0]))
+    row("start of a ramp", "displacement current", begun, 10 * 0.02 / 2)
+    slabs = Canonical(0.0, 1e4).cell(
+        left=pnp.Electrode(potential=1.0), permittivity_profile=lambda x: torch.where(x < 1, 1.0, 5.0)
+    )
+    charge = pnp.surface_charge(pnp.solve_steady(slabs, pnp.Grid.uniform(slabs, 41))).left
+    row("two dielectrics in series, hardly any ions", "charge", charge, 2e8 / (1 + 1 / 5))
+    other = pnp.Reservoir(concentrations=3.0, potential=0.0)
+    layered = salt(left=bath, right=other, diffusivity_profile=lambda x: 1 / (1 + x))
+    flux = pnp.ion_flux(pnp.solve_steady(layered, pnp.Grid.uniform(layered, 401)))
+    row("salt through a medium of D = 1/(1+x)", "flux", flux, -2 / 4)
+    ions = [pnp.Species(name, valence=z, diffusivity=1.0) for name, z in (("+", 1), ("-", -1), ("pair", 0))]
+    pairing = pnp.Electrolyte.dimensionless(
+        ions,
+        permittivity=0.02,
+        reactions=[pnp.Reaction({"+": 1, "-": 1}, {"pair": 1}, forward=5.0, backward=2.0)],
+    )
+    cell = pnp.Cell(pairing, length=2.0, concentrations=1.0, left=pnp.Electrode(potential=4.0), right=zero)
+    c = pnp.solve_steady(cell).concentrations
+    row("ion pairs at rest (mass action)", "constant at every node", c[0] * c[1] / c[2], 2 / 5)
+    return table(["what", "quantity", "largest error"], rows)
+
+
 def small_signal() -> str:
     """Impedance against its closed form, and against a sine followed in time."""
     frequencies = torch.tensor([0.01, 1.0, 100.0, 1e4], dtype=torch.float64)
@@ -396,6 +448,15 @@ that
 of 3e-33 of the mean, between electrodes at ±80. Quantities that are themselves gradients are not extrapolated.
 
 {references}
+## Other ends and media
+
+{ends_and_media}
+Solutions made up with sympy (position-dependent permittivity, diffusivity, fixed charge, ions of finite size,
+reactions: order 1.96 to 2.02), charged and periodic cells against `scipy.integrate.solve_bvp`, kinetics against
+`solve_ivp`, transients of crowded and reacting cells against Chebyshev collocation, and ramps against inverted Laplace
+transforms are in `tests/test_pnp_manufactured.py`, `test_pnp_ends.py`, `test_pnp_reactions.py` and
+`test_pnp_waveforms.py`.
+
 ## Impedance
 
 Relative error of the impedance of a blocking cell at $U = 0$, $\\lambda_D = L/10$, against the closed form of the
@@ -452,6 +513,7 @@ if __name__ == "__main__":
         small_signals,
         reversal,
         references,
+        ends_and_media,
         small_signal,
         sine_in_time,
         guarantees,

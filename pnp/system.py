@@ -65,11 +65,7 @@ class Batched:
 
 @dataclass(frozen=True, eq=False)
 class Kinetics(Batched):
-    """Reactions at one electrode, scaled: R of them.
-
-    The rate of reduction is `exp(log_forward - transfer eta) prod a^oxidised - ...`, see
-    :mod:`pnp.finite_volume.kinetics`.
-    """
+    """Reactions at one electrode, scaled: R of them. Their rates are in :mod:`pnp.finite_volume.kinetics`."""
 
     log_constant: Tensor  # (B, R), of the rate at unit activities (scaled) and eta = 0
     log_standard: Tensor  # (B, R), of the standard concentration
