@@ -6,7 +6,6 @@ import torch
 import pnp
 
 from .problems import electrolyte
-from .test_pnp_gradients import START as PARAMETERS
 from .test_pnp_gradients import Parametrised
 from .test_pnp_steady import many_species
 
@@ -49,7 +48,7 @@ def test_solutions_live_where_the_cell_does(name, device):
 def test_gpu_agrees_with_cpu(name, kind):
     found = []
     for where in ("cpu", "cuda"):
-        vector = PARAMETERS.to(where).requires_grad_()
+        vector = Parametrised(kind).start.to(where).requires_grad_()
         solution = SOLVES[name](*Parametrised(kind)(vector))
         (gradient,) = torch.autograd.grad(pnp.free_energy(solution).sum(), vector)
         found.append(
