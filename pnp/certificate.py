@@ -97,7 +97,7 @@ def certify(solution: Solution, *, grid: bool = False) -> Certificate:
         worst(gauss, time),
         still if time else _residual(solution),
         still if time else worst(_current_spread(solution), 1),
-        worst(_wall_spacing(solution), 1 + time),
+        worst(wall_spacing(solution), 1 + time),
         grid_error,
     )
 
@@ -145,7 +145,7 @@ def _current_spread(solution: Solution) -> Tensor:
     return spread / torch.where(size > 0, size, torch.ones_like(size))
 
 
-def _wall_spacing(solution: Solution) -> Tensor:
+def wall_spacing(solution: Solution) -> Tensor:
     """First spacing over the local Debye length at every electrode, `(*batch, [time,] end)`."""
     cell, grid = solution.cell, solution.grid
     ratios = []

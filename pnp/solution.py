@@ -24,6 +24,7 @@ class Statistics:
         change: Last relative change of a steady Newton iteration (zero for transients).
         steps, rejected: Accepted and rejected time steps (zero for steady states).
         reached: Time that was reached (infinite for a steady state that converged).
+        solver: What did the work, "compiled" kernels (see :mod:`pnp.compiled`) or "torch".
     """
 
     iterations: Tensor
@@ -31,6 +32,7 @@ class Statistics:
     steps: Tensor
     rejected: Tensor
     reached: Tensor
+    solver: str = "torch"
 
 
 class Extrapolated(NamedTuple):
@@ -77,7 +79,7 @@ class Solution:
         )
         return (
             f"Solution({kind} of {self.status.numel()} cells with {names} on {self.potential.shape[-1]} nodes; "
-            f"{int(self.solved.sum())} solved)"
+            f"{int(self.solved.sum())} solved, {self.stats.solver})"
         )
 
     @property

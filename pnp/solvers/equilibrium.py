@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from ..cell import Cell
+from ..compiled import attempt
 from ..finite_volume.jacobian import poisson_matrix
 from ..finite_volume.residual import field_residual, held_nodes
 from ..grid import Grid
@@ -86,11 +87,14 @@ def solve_equilibrium(
     grid = Grid.refined(cell, DEFAULT_NODES) if grid is None else grid
     system, scales = scale(cell, grid)
     fixed = system.detach()
-    start = resting_fields(fixed)
+    start = None
     if initial is not None:
         check_initial(initial, fixed, scales)
         start = _held_to(fixed, scaled_state(fixed, scales, initial).fields.detach())
-    result = minimise(fixed, start, newton_settings)
+    result, solver = compiled_equilibrium(fixed, start, newton_settings), "compiled"
+    if result is None:
+        start = resting_fields(fixed) if start is None else start
+        result, solver = minimise(fixed, start, newton_settings), "torch"
     state = result.state
     if system.requires_grad():
         state = equilibrium_gradient(system, result)
@@ -101,10 +105,32 @@ def solve_equilibrium(
         scales,
         state,
         status,
-        steady_statistics(result),
+        steady_statistics(result, solver),
         throw,
         again=lambda other: solve_equilibrium(cell, other, throw=throw, newton_settings=newton_settings),
     )
+
+
+def compiled_equilibrium(system: System, start: Tensor | None, settings: Newton) -> NewtonResult | None:
+    """Equilibria by compiled kernels from the fields `start` `(B, P, N)`, default cold; None where there are none.
+
+    What a kernel does not solve is minimised in torch.
+    """
+
+    def compiled() -> NewtonResult | None:
+        from ..compiled import dispatch  # needs numba, which takes its time to import
+
+        potential = None if start is None else start[:, 0]
+        return dispatch.resting_state(system, potential, settings) if dispatch.can_rest(system) else None
+
+    found = attempt(compiled)
+    if found is not None and not bool(found.converged.all()):
+        failed = torch.nonzero(~found.converged).squeeze(-1)
+        part = system.select(failed)
+        again = minimise(part, resting_fields(part), settings)
+        again = replace(again, iterations=again.iterations + found.iterations[failed])
+        found = found.replaced(failed, again)
+    return found
 
 
 def resting_fields(system: System) -> Tensor:
@@ -262,6 +288,15 @@ def _backtrack(system: System, fields: Tensor, update: Tensor, residual: Tensor)
 
 def equilibrium_gradient(system: System, result: NewtonResult) -> State:
     """The state of `result` with implicit gradients where it converged."""
+
+    def compiled() -> State | None:
+        from ..compiled import dispatch
+
+        return dispatch.resting_gradient(system, result) if dispatch.can_rest(system) else None
+
+    found = attempt(compiled)
+    if found is not None:
+        return found
     solved = torch.nonzero(result.converged).squeeze(-1)
     part, state = system.select(solved), result.state.select(solved)
     with torch.no_grad():

@@ -21,11 +21,11 @@ def failed_status(converged: Tensor, change: Tensor) -> Tensor:
     return torch.where(converged, int(Status.CONVERGED), code)
 
 
-def steady_statistics(result: NewtonResult) -> Statistics:
+def steady_statistics(result: NewtonResult, solver: str = "torch") -> Statistics:
     """Statistics of a solve without time."""
     zero = torch.zeros_like(result.iterations)
     reached = torch.where(result.converged, torch.inf, 0.0).to(result.change)
-    return Statistics(result.iterations, result.change.nan_to_num(nan=torch.inf), zero, zero, reached)
+    return Statistics(result.iterations, result.change.nan_to_num(nan=torch.inf), zero, zero, reached, solver)
 
 
 def finish(
@@ -67,19 +67,23 @@ def user_pressure(fields: Tensor, scales: Scales) -> Tensor | None:
 
 def unflatten(stats: Statistics, batch: torch.Size) -> Statistics:
     """Give the statistics the user's batch axes."""
-    return Statistics(*(value.reshape(batch) for value in vars(stats).values()))
+    tensors = {name: value.reshape(batch) for name, value in vars(stats).items() if name != "solver"}
+    return Statistics(**tensors, solver=stats.solver)
 
 
 def report(solution: Solution, throw: bool) -> None:
     """Raise SolveError for failed elements if `throw`; warn of double layers the grid does not resolve."""
+    from ..certificate import wall_spacing  # which reads observables off a Solution
+
     if throw and not bool(solution.solved.all()):
         raise SolveError(_failure_text(solution), solution.status)
-    spacing = solution.check().wall_spacing[solution.solved]
+    with torch.no_grad():
+        spacing = wall_spacing(solution)[solution.solved]
     if spacing.numel() and bool((spacing > 1).any()):
         nodes = solution.grid.nodes.shape[-1]
         warnings.warn(
             f"The first spacing at a wall is {spacing.max().item():.2g} local Debye lengths in "
-            f"{int((spacing > 1).sum())} of {spacing.numel()} cells: the double layer is not resolved. Use "
+            f"{int((spacing > 1).flatten(1).any(-1).sum())} of {spacing.shape[0]} cells: the double layer is not resolved. Use "
             f"Grid.refined(cell, nodes), or more nodes than {nodes} "
             f"(about {int(nodes * spacing.max().item() * 4)} of this grid's kind).",
             UnderResolvedWarning,

@@ -10,10 +10,17 @@ from ..cell import Cell
 from ..finite_volume.jacobian import jacobian
 from ..finite_volume.residual import field_residual, species_residual
 from ..grid import Grid
-from ..scaling import scale
+from ..scaling import Scales, scale
 from ..solution import Solution
 from ..system import State, System
-from .equilibrium import boltzmann, equilibrium_gradient, minimise, resting_fields, solve_equilibrium
+from .equilibrium import (
+    boltzmann,
+    compiled_equilibrium,
+    equilibrium_gradient,
+    minimise,
+    resting_fields,
+    solve_equilibrium,
+)
 from .finish import failed_status, finish, steady_statistics
 from .implicit_gradient import attach_gradient
 from .linear import FEW_SPECIES, Factorisation, factorise, pin_amounts, pinned_imbalance
@@ -104,10 +111,7 @@ def solve_steady(
         return solve_equilibrium(cell, grid, initial=initial, throw=throw, newton_settings=newton_settings)
     system, scales = scale(cell, grid)
     problem = SteadyProblem(system.detach())
-    start = start_state(problem.system, scales, initial)
-    result, resting = _search(
-        problem, start, start_state(problem.system, scales, None), cell, newton_settings
-    )
+    result, resting, solver = _search(problem, scales, initial, cell, newton_settings)
     state = _differentiable(system, result, resting) if system.requires_grad() else result.state
     status = failed_status(result.converged, result.change)
     return finish(
@@ -116,38 +120,46 @@ def solve_steady(
         scales,
         state,
         status,
-        steady_statistics(result),
+        steady_statistics(result, solver),
         throw,
         again=lambda other: solve_steady(cell, other, throw=throw, newton_settings=newton_settings),
     )
 
 
 def _search(
-    problem: SteadyProblem, start: State, filled: State, cell: Cell, settings: Newton
-) -> tuple[NewtonResult, Tensor]:
-    """Steady states by the quickest way that works, and the elements that the convex problem decided.
+    problem: SteadyProblem, scales: Scales, initial: Solution | None, cell: Cell, settings: Newton
+) -> tuple[NewtonResult, Tensor, str]:
+    """Steady states by the quickest way that works, the elements that the convex problem decided, and the solver.
 
-    Newton's method from `start`; what fails and comes to rest, as an equilibrium; what still fails, followed
-    in time from the filling.
+    Compiled equilibria where there are any; else Newton's method, and what fails and comes to rest, as an
+    equilibrium. What still fails is followed in time from the filling.
     """
-    result = newton(problem, start, settings)
-    resting = result.iterations.new_empty(0)
+    system = problem.system
+    result, resting, solver = None, system.volumes.new_empty(0, dtype=torch.int64), "compiled"
     if cell.comes_to_rest:
-        resting = _not_at_rest(problem.system, result)
-        part = problem.system.select(resting)
-        if resting.numel():
-            result = _improved(result, resting, minimise(part, resting_fields(part), settings))
+        fields = None if initial is None else start_state(system, scales, initial).fields
+        result = compiled_equilibrium(system, fields, settings)
+    if result is not None:
+        resting = torch.nonzero(result.converged).squeeze(-1)
+    else:
+        result, solver = newton(problem, start_state(system, scales, initial), settings), "torch"
+        if cell.comes_to_rest:
+            resting = _not_at_rest(system, result)
+            part = system.select(resting)
+            if resting.numel():
+                result = _improved(result, resting, minimise(part, resting_fields(part), settings))
     failed = torch.nonzero(~result.converged).squeeze(-1)
     if failed.numel():
+        filled = start_state(system, scales, None)
         again = newton_after_settling(problem.select(failed), filled.select(failed), settings)
         result = _improved(result, failed, again)
-    if cell.comes_to_rest:
-        result = _at_rest(problem.system, result)
+    if cell.comes_to_rest and solver == "torch":
+        result = _at_rest(system, result)
     if cell.comes_to_rest and cell.ground is not None:
         # A ground can tear a cell almost, and then the coupled matrix has lost the digits that decide how
         # many ions are on either side.
         resting = torch.arange(result.converged.numel(), device=resting.device)
-    return result, resting
+    return result, resting, solver
 
 
 def _at_rest(system: System, result: NewtonResult) -> NewtonResult:

@@ -1,0 +1,143 @@
+"""From the scaled equations of a batch to kernels on all cores, and back."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..finite_volume.residual import held_nodes
+from ..solvers.newton import Newton, NewtonResult
+from ..system import CHARGE, PERIODIC, State, System
+from .resting import rest, rest_adjoint
+
+MOST_SPECIES = 6
+CELLS_PER_THREAD = 64
+"""With fewer there is nothing to gain from another thread."""
+
+
+def can_rest(system: System) -> bool:
+    """Whether :func:`resting_state` solves this system."""
+    return (
+        system.volumes.device.type == "cpu"
+        and system.crowding is None
+        and not system.has_kinetics
+        and system.left.control != PERIODIC
+        and system.valences.shape[1] <= MOST_SPECIES
+    )
+
+
+def resting_state(system: System, start: Tensor | None, settings: Newton) -> NewtonResult:
+    """The equilibrium of cells that come to rest, from a potential `(B, N)` or from a cold start."""
+    batch, nodes = system.volumes.shape
+    species = system.valences.shape[1]
+    potential = np.empty((batch, nodes)) if start is None else _array(start).copy()
+    concentrations, report = np.empty((batch, species, nodes)), np.empty((batch, 3))
+    _side_by_side(
+        rest,
+        _by_difficulty(system),
+        *map(_array, _numbers(system)),
+        *_structure(system),
+        start is not None,
+        settings.tolerance,
+        settings.max_iterations,
+        potential,
+        concentrations,
+        report,
+    )
+    converged, iterations, change = torch.from_numpy(report).unbind(-1)
+    state = State(torch.from_numpy(concentrations), torch.from_numpy(potential).unsqueeze(1))
+    return NewtonResult(state, converged > 0, iterations.long(), change)
+
+
+def resting_gradient(system: System, result: NewtonResult) -> State:
+    """The state of `result` with implicit gradients where it converged."""
+    cells = _array(torch.nonzero(result.converged).squeeze(-1))
+    state = result.state
+    potential, concentrations = _Resting.apply(
+        state.potential, state.concentrations, _structure(system), cells, *_numbers(system)
+    )
+    return State(concentrations, potential.unsqueeze(1))
+
+
+class _Resting(torch.autograd.Function):
+    """Equilibria as functions of the numbers of their cells."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, potential: Tensor, concentrations: Tensor, structure: Any, cells: Any, *numbers: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        ctx.structure, ctx.cells = structure, cells
+        ctx.save_for_backward(potential, concentrations, *numbers)
+        return potential.view_as(potential), concentrations.view_as(concentrations)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_potential: Tensor, by_concentrations: Tensor) -> tuple[Any, ...]:
+        potential, concentrations, *numbers = ctx.saved_tensors
+        found = [torch.zeros_like(number, memory_format=torch.contiguous_format) for number in numbers]
+        _side_by_side(
+            rest_adjoint,
+            ctx.cells,
+            *map(_array, numbers),
+            *ctx.structure,
+            *map(_array, (potential, concentrations, by_potential, by_concentrations, *found)),
+        )
+        return None, None, None, None, *found
+
+
+def _structure(system: System) -> tuple[bool, Any]:
+    """Whether the cells are closed, and at which nodes the potential is held."""
+    held = np.zeros(system.volumes.shape[1], np.bool_)
+    held[held_nodes(system)] = True
+    return all(end.bath is None for _, end in system.ends), held
+
+
+def _numbers(system: System) -> tuple[Tensor, ...]:
+    """Everything that an equilibrium depends on."""
+    bath = [end.bath for _, end in system.ends if end.bath is not None]
+    return (
+        system.permittivity,
+        system.spacings,
+        system.volumes,
+        system.fixed_charge,
+        system.valences,
+        bath[0] if bath else system.amounts,
+        _ends(system),
+    )
+
+
+def _ends(system: System) -> Tensor:
+    """Potential, spring and charge of either end, and the potential of the bath, `(B, 7)`."""
+    zero = torch.zeros_like(system.left.level)
+    columns, level = [], zero
+    for _, end in system.ends:
+        stern = end.stern_capacitance if end.stern_capacitance is not None else zero
+        columns += [zero, zero, end.level] if end.control == CHARGE else [end.level, stern, zero]
+        level = end.level if end.bath is not None else level
+    return torch.stack([*columns, level], dim=-1)
+
+
+def _by_difficulty(system: System) -> Any:
+    """An order in which neighbours take about as many iterations."""
+    return _array((system.left.level - system.right.level).abs().argsort(descending=True))
+
+
+def _array(tensor: Tensor) -> Any:
+    return tensor.detach().contiguous().numpy()
+
+
+def _side_by_side(kernel: Any, cells: Any, *arguments: Any) -> None:
+    """Run `kernel` on parts of the cells, one part a thread, as many threads as torch may use."""
+    threads = max(1, min(torch.get_num_threads(), len(cells) // CELLS_PER_THREAD))
+    if threads == 1:
+        kernel(cells, *arguments)
+        return
+    # In turn, so that every thread gets easy and hard cells.
+    blocks = [cells[first : first + CELLS_PER_THREAD] for first in range(0, len(cells), CELLS_PER_THREAD)]
+    parts = [np.concatenate(blocks[thread::threads]) for thread in range(threads)]
+    with ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(kernel, part, *arguments) for part in parts]:
+            done.result()

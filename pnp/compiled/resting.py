@@ -1,0 +1,575 @@
+r"""Cells that come to rest: point ions, a few species, eight cells at a time.
+
+Newton's method with backtracking on the convex functional G of :mod:`pnp.solvers.equilibrium`. Its second
+derivative is tridiagonal but for the amounts that a closed cell keeps,
+
+.. math:: H = T - \sum_i \frac{u_i u_i^\top}{N_i}, \qquad u_i = z_i V c_i,
+
+so that :math:`H^{-1}` takes one elimination with a right-hand side more for every species (Woodbury's formula).
+All sums it needs are known after the sweep down, and the sweep back has one right-hand side only.
+
+Rows of the work array: :func:`row_count`. Functions here act on numbers of one cell or of several at once,
+see :mod:`pnp.compiled.lanes`.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from .lanes import LANES, absolute, any_lane, exponential, kernel, largest, load, logarithm, smallest, splat, store, where
+
+POTENTIAL, STIFFNESS, VOLUME, FIXED, PIVOT, RHS, STEP, SPECIES = range(8)
+"""Rows of a node: potential, permittivity over the spacing to its right, control volume, fixed charge in it,
+inverse pivot, right-hand side, Newton update, and from there on one row a species: its amount in the volume."""
+LEFT_SPRING, LEFT_CHARGE, RIGHT_SPRING, RIGHT_CHARGE, BATH, VALENCE = range(6)
+"""Rows of a cell, after its nodes: what an end adds to Gauss's law, spring times potential less charge; the
+potential of the bath; and from there on, for every species, valence, amount (or concentration in the bath),
+shift of the exponent, concentration where the exponent is zero, coefficient, and a square matrix."""
+LEAST, MOST = -644.0, 690.0
+"""Exponents are kept in between, so that no concentration vanishes and none is infinite."""
+SUFFICIENT_DECREASE, SHORTEST = 1e-4, 1e-12
+
+
+@kernel
+def row_count(nodes: int, species: int) -> int:
+    """How many rows the work of one group takes."""
+    return nodes * (SPECIES + species) + VALENCE + species * (5 + species)
+
+
+@kernel
+def relax(work: Any, nodes: int, species: int, closed: bool, held: Any, tolerance: float, most: int) -> Any:
+    """From the potential in the rows to that of the equilibrium; amounts in volumes become concentrations.
+
+    Returns which cells converged, their iterations and the last relative change of their potentials.
+    """
+    fields = SPECIES + species
+    low, high = splat(1e300), splat(-1e300)
+    for k in range(nodes):
+        potential = load(work, k * fields)
+        low, high = smallest(low, potential), largest(high, potential)
+    active = low <= high
+    converged = low > high
+    poor = low > high
+    iterations, change, fraction = splat(0.0), splat(1e300), splat(1.0)
+    value, descent = splat(0.0), splat(0.0)
+    for attempt in range(2 * most):
+        found = _boltzmann(work, nodes, species, closed, low, high)
+        rounding = 1e-13 * (1.0 + absolute(found))
+        enough = found <= value - SUFFICIENT_DECREASE * fraction * descent + rounding
+        if attempt > 0:
+            poor = active & ~enough
+            settled = active & ~poor & (fraction == 1.0) & (change < tolerance)
+            converged = converged | settled
+            lost = (poor & (fraction < SHORTEST)) | (active & (iterations >= most))
+            active = active & ~settled & ~lost
+            poor = poor & active
+        if not any_lane(active):
+            break
+        value = where(poor, value, found)
+        decrease = _eliminate(work, nodes, species, closed, held, False)
+        descent = where(poor, descent, decrease)
+        iterations = where(active & ~poor, iterations + 1.0, iterations)
+        # What was too long a step goes back by half of it.
+        fraction = where(poor, 0.5 * fraction, 1.0)
+        step = where(active, where(poor, -fraction, 1.0), 0.0)
+        size = 1.0 + largest(absolute(low), absolute(high))
+        longest, low, high = _advance(work, nodes, species, closed, held, poor, step)
+        change = where(active & ~poor, longest / size, change)
+    if any_lane(active):
+        _boltzmann(work, nodes, species, closed, low, high)
+    _concentrations(work, nodes, species)
+    return converged, iterations, change
+
+
+@kernel
+def _boltzmann(work: Any, nodes: int, species: int, closed: bool, low: Any, high: Any) -> Any:
+    """Amounts in the volumes up to a factor, the factors, and the value of G."""
+    fields = SPECIES + species
+    own = nodes * fields
+    valence = own + VALENCE
+    amount, shift, factor = valence + species, valence + 2 * species, valence + 3 * species
+    for s in range(species):
+        z = load(work, valence + s)
+        store(work, shift + s, largest(-z * low, -z * high) if closed else -z * load(work, own + BATH))
+        store(work, factor + s, splat(0.0))
+    value = splat(0.0)
+    before = load(work, 0)
+    for k in range(nodes):
+        base = k * fields
+        potential, volume = load(work, base), load(work, base + VOLUME)
+        if k > 0:
+            drop = potential - before
+            value = value + 0.5 * load(work, base - fields + STIFFNESS) * drop * drop
+            before = potential
+        value = value - load(work, base + FIXED) * potential
+        for s in range(species):
+            exponent = -load(work, valence + s) * potential - load(work, shift + s)
+            weight = volume * exponential(smallest(largest(exponent, LEAST), MOST))
+            store(work, base + SPECIES + s, weight)
+            store(work, factor + s, load(work, factor + s) + weight)
+    for s in range(species):
+        total, there = load(work, factor + s), load(work, amount + s)
+        if closed:
+            value = value + there * (logarithm(total) + load(work, shift + s))
+            store(work, factor + s, there / total)
+        else:
+            value = value + there * total
+            store(work, factor + s, there)
+    for end in range(2):
+        potential = load(work, end * (nodes - 1) * fields)
+        spring, charge = load(work, own + 2 * end), load(work, own + 2 * end + 1)
+        value = value + (0.5 * spring * potential - charge) * potential
+    return value
+
+
+@kernel
+def _eliminate(work: Any, nodes: int, species: int, closed: bool, held: Any, given: bool) -> Any:
+    r"""The sweep down: pivots, eliminated right-hand sides, and coefficients of Woodbury's formula.
+
+    The right-hand side is the derivative of G, or the one `given` in the rows. Amounts in volumes are replaced by
+    the eliminated columns :math:`u_i`. Returns the product of right-hand side and solution.
+    """
+    fields = SPECIES + species
+    own = nodes * fields
+    valence = own + VALENCE
+    factor, coefficient = valence + 3 * species, valence + 4 * species
+    matrix = coefficient + species
+    for s in range(species):
+        store(work, coefficient + s, splat(0.0))
+        for t in range(species):
+            store(work, matrix + s * species + t, splat(0.0))
+        store(work, matrix + s * species + s, load(work, valence + species + s))
+    product = splat(0.0)
+    for k in range(nodes):
+        base = k * fields
+        if held[k]:
+            store(work, base + PIVOT, splat(0.0))
+            store(work, base + RHS, splat(0.0))
+            for s in range(species):
+                store(work, base + SPECIES + s, splat(0.0))
+            continue
+        potential = load(work, base)
+        pivot, gauss = splat(0.0), -load(work, base + FIXED)
+        if k > 0:
+            stiffness = load(work, base - fields + STIFFNESS)
+            pivot = stiffness
+            gauss = gauss + stiffness * (potential - load(work, base - fields))
+        if k < nodes - 1:
+            stiffness = load(work, base + STIFFNESS)
+            pivot = pivot + stiffness
+            gauss = gauss + stiffness * (potential - load(work, base + fields))
+        if k == 0 or k == nodes - 1:
+            end = own + LEFT_SPRING if k == 0 else own + RIGHT_SPRING
+            pivot = pivot + load(work, end)
+            gauss = gauss + load(work, end) * potential - load(work, end + 1)
+        # What the node before leaves, nothing if its potential is held.
+        share = splat(0.0)
+        if k > 0:
+            stiffness = load(work, base - fields + STIFFNESS)
+            share = stiffness * load(work, base - fields + PIVOT)
+            pivot = pivot - stiffness * share
+        for s in range(species):
+            z = load(work, valence + s)
+            column = z * load(work, factor + s) * load(work, base + SPECIES + s)
+            gauss = gauss - column
+            pivot = pivot + z * column
+            if k > 0:
+                column = column + share * load(work, base - fields + SPECIES + s)
+            store(work, base + SPECIES + s, column)
+        rhs = load(work, base + RHS) if given else gauss
+        if k > 0:
+            rhs = rhs + share * load(work, base - fields + RHS)
+        inverse = 1.0 / pivot
+        store(work, base + PIVOT, inverse)
+        store(work, base + RHS, rhs)
+        product = product + rhs * rhs * inverse
+        if closed:
+            for s in range(species):
+                scaled = load(work, base + SPECIES + s) * inverse
+                store(work, coefficient + s, load(work, coefficient + s) + scaled * rhs)
+                for t in range(s + 1):
+                    place = matrix + s * species + t
+                    store(work, place, load(work, place) - scaled * load(work, base + SPECIES + t))
+    return product + _solve_small(work, coefficient, matrix, species) if closed else product
+
+
+@kernel
+def _solve_small(work: Any, coefficient: int, matrix: int, species: int) -> Any:
+    """Solve with the symmetric matrix in the rows; returns right-hand side times solution."""
+    product = splat(0.0)
+    for s in range(species):
+        for t in range(s):
+            entry = load(work, matrix + s * species + t)
+            for r in range(t):
+                ahead = load(work, matrix + s * species + r) * load(work, matrix + t * species + r)
+                entry = entry - ahead * load(work, matrix + r * species + r)
+            store(work, matrix + s * species + t, entry / load(work, matrix + t * species + t))
+        diagonal, rhs = load(work, matrix + s * species + s), load(work, coefficient + s)
+        for r in range(s):
+            entry = load(work, matrix + s * species + r)
+            diagonal = diagonal - entry * entry * load(work, matrix + r * species + r)
+            rhs = rhs - entry * load(work, coefficient + r)
+        store(work, matrix + s * species + s, diagonal)
+        store(work, coefficient + s, rhs)
+        product = product + rhs * rhs / diagonal
+    for i in range(species):
+        s = species - 1 - i
+        x = load(work, coefficient + s) / load(work, matrix + s * species + s)
+        for r in range(s + 1, species):
+            x = x - load(work, matrix + r * species + s) * load(work, coefficient + r)
+        store(work, coefficient + s, x)
+    return product
+
+
+@kernel
+def _advance(
+    work: Any, nodes: int, species: int, closed: bool, held: Any, keep: Any, step: Any
+) -> Any:
+    """The sweep back: Newton updates (where not to `keep` the last one) and `step` times them off the potential.
+
+    Returns the largest update and the range of the potential.
+    """
+    fields = SPECIES + species
+    coefficient = nodes * fields + VALENCE + 4 * species
+    longest, low, high, after = splat(0.0), splat(1e300), splat(-1e300), splat(0.0)
+    for i in range(nodes):
+        k = nodes - 1 - i
+        base = k * fields
+        rhs = load(work, base + RHS)
+        if closed:
+            for s in range(species):
+                rhs = rhs + load(work, coefficient + s) * load(work, base + SPECIES + s)
+        if k < nodes - 1:
+            rhs = rhs + load(work, base + STIFFNESS) * after
+        after = rhs * load(work, base + PIVOT)
+        update = where(keep, load(work, base + STEP), after)
+        store(work, base + STEP, update)
+        potential = load(work, base) - step * update
+        store(work, base, potential)
+        longest = largest(longest, absolute(update))
+        low, high = smallest(low, potential), largest(high, potential)
+    return longest, low, high
+
+
+@kernel
+def _concentrations(work: Any, nodes: int, species: int) -> None:
+    """Put concentrations in the place of amounts in volumes."""
+    fields = SPECIES + species
+    factor = nodes * fields + VALENCE + 3 * species
+    for k in range(nodes):
+        base = k * fields
+        share = 1.0 / load(work, base + VOLUME)
+        for s in range(species):
+            amount = load(work, factor + s) * load(work, base + SPECIES + s)
+            store(work, base + SPECIES + s, amount * share)
+
+
+@kernel
+def rest(
+    cells: Any,
+    permittivity: Any,
+    spacings: Any,
+    volumes: Any,
+    fixed_charge: Any,
+    valences: Any,
+    amounts: Any,
+    ends: Any,
+    closed: bool,
+    held: Any,
+    warm: bool,
+    tolerance: float,
+    most: int,
+    potential: Any,
+    concentrations: Any,
+    report: Any,
+) -> None:
+    """Equilibria of the `cells` `(C,)` of a batch, with inputs and results `(B, ...)`.
+
+    `ends` `(B, 7)`: potential, spring and charge of the left end, of the right end, and the potential of the bath.
+    If `warm`, iterations start at `potential`. `report` `(B, 3)`: whether a cell converged, iterations, last change.
+    """
+    nodes, species = volumes.shape[1], valences.shape[1]
+    fields = SPECIES + species
+    work = np.zeros(row_count(nodes, species) * LANES)
+    outcome = np.empty(3 * LANES)
+    group = np.empty(LANES, np.int64)
+    for first in range(0, cells.size, LANES):
+        for lane in range(LANES):
+            group[lane] = cells[min(first + lane, cells.size - 1)]
+        _pack(work, group, permittivity, spacings, volumes, valences, amounts, ends, held)
+        if warm:
+            for k in range(nodes):
+                for lane in range(LANES):
+                    work[k * fields * LANES + lane] = potential[group[lane], k]
+        else:
+            _start(work, nodes, species, closed, held)
+        _charge(work, group, volumes, fixed_charge, species, ends)
+        converged, iterations, change = relax(work, nodes, species, closed, held, tolerance, most)
+        store(outcome, 0, where(converged, 1.0, 0.0))
+        store(outcome, 1, iterations)
+        store(outcome, 2, change)
+        for k in range(nodes):
+            for lane in range(LANES):
+                potential[group[lane], k] = work[(k * fields + POTENTIAL) * LANES + lane]
+            for s in range(species):
+                for lane in range(LANES):
+                    concentrations[group[lane], s, k] = work[(k * fields + SPECIES + s) * LANES + lane]
+        for lane in range(LANES):
+            for what in range(3):
+                report[group[lane], what] = outcome[what * LANES + lane]
+
+
+@kernel
+def _pack(
+    work: Any,
+    group: Any,
+    permittivity: Any,
+    spacings: Any,
+    volumes: Any,
+    valences: Any,
+    amounts: Any,
+    ends: Any,
+    held: Any,
+) -> None:
+    """Put the numbers of a group of cells side by side, without any charge but that of springs."""
+    nodes, species = volumes.shape[1], valences.shape[1]
+    fields = SPECIES + species
+    own = nodes * fields
+    varies = permittivity.shape[1] > 1
+    for k in range(nodes):
+        base = k * fields * LANES
+        for lane in range(LANES):
+            cell = group[lane]
+            work[base + POTENTIAL * LANES + lane] = 0.0
+            work[base + FIXED * LANES + lane] = 0.0
+            work[base + VOLUME * LANES + lane] = volumes[cell, k]
+            if k < nodes - 1:
+                stiffness = permittivity[cell, k * varies] / spacings[cell, k]
+                work[base + STIFFNESS * LANES + lane] = stiffness
+    for lane in range(LANES):
+        cell = group[lane]
+        for side in range(2):
+            level, spring = ends[cell, 3 * side], ends[cell, 3 * side + 1]
+            if held[side * (nodes - 1)]:
+                work[side * (nodes - 1) * fields * LANES + lane] = level
+            work[(own + 2 * side) * LANES + lane] = spring
+            work[(own + 2 * side + 1) * LANES + lane] = spring * level
+        work[(own + BATH) * LANES + lane] = ends[cell, 6]
+        for s in range(species):
+            work[(own + VALENCE + s) * LANES + lane] = valences[cell, s]
+            work[(own + VALENCE + species + s) * LANES + lane] = amounts[cell, s]
+
+
+@kernel
+def _charge(work: Any, group: Any, volumes: Any, fixed_charge: Any, species: int, ends: Any) -> None:
+    """Add the charges that are given, in the electrolyte and on walls."""
+    nodes = volumes.shape[1]
+    fields = SPECIES + species
+    varies = fixed_charge.shape[1] > 1
+    for k in range(nodes):
+        for lane in range(LANES):
+            fixed = volumes[group[lane], k] * fixed_charge[group[lane], k * varies]
+            work[(k * fields + FIXED) * LANES + lane] = fixed
+    for side in range(2):
+        row = nodes * fields + 2 * side + 1
+        for lane in range(LANES):
+            work[row * LANES + lane] += ends[group[lane], 3 * side + 2]
+
+
+@kernel
+def _start(work: Any, nodes: int, species: int, closed: bool, held: Any) -> None:
+    """The potential of Debye and Hückel: one Newton step from ions that are spread evenly.
+
+    Fixed charges and those of walls are left out, which would make an absurd potential without nonlinear screening.
+    """
+    fields = SPECIES + species
+    own = nodes * fields
+    amount, factor = own + VALENCE + species, own + VALENCE + 3 * species
+    length = splat(0.0)
+    for k in range(nodes):
+        length = length + load(work, k * fields + VOLUME)
+    for s in range(species):
+        even = load(work, amount + s) / length if closed else load(work, amount + s)
+        store(work, factor + s, even)
+    for k in range(nodes):
+        base = k * fields
+        if not held[k]:
+            store(work, base, load(work, own + BATH))
+        for s in range(species):
+            store(work, base + SPECIES + s, load(work, base + VOLUME))
+    _eliminate(work, nodes, species, closed, held, False)
+    none = splat(1.0) < 0.0
+    _advance(work, nodes, species, closed, held, none, splat(1.0))
+
+
+
+@kernel
+def rest_adjoint(
+    cells: Any,
+    permittivity: Any,
+    spacings: Any,
+    volumes: Any,
+    fixed_charge: Any,
+    valences: Any,
+    amounts: Any,
+    ends: Any,
+    closed: bool,
+    held: Any,
+    potential: Any,
+    concentrations: Any,
+    by_potential: Any,
+    by_concentrations: Any,
+    of_permittivity: Any,
+    of_spacings: Any,
+    of_volumes: Any,
+    of_fixed_charge: Any,
+    of_valences: Any,
+    of_amounts: Any,
+    of_ends: Any,
+) -> None:
+    r"""Derivatives of a number with respect to all inputs of :func:`rest`, from those `by` its results.
+
+    With :math:`H\lambda = \bar\phi`, the total derivative by the potential, one solve serves all of them.
+    """
+    nodes, species = volumes.shape[1], valences.shape[1]
+    fields = SPECIES + species
+    own = nodes * fields
+    work = np.zeros(row_count(nodes, species) * LANES)
+    group = np.empty(LANES, np.int64)
+    multiplier, total = np.empty(nodes), np.empty(nodes)
+    for first in range(0, cells.size, LANES):
+        for lane in range(LANES):
+            group[lane] = cells[min(first + lane, cells.size - 1)]
+        _pack(work, group, permittivity, spacings, volumes, valences, amounts, ends, held)
+        for lane in range(LANES):
+            cell = group[lane]
+            _by_potential(
+                total,
+                closed,
+                volumes[cell],
+                valences[cell],
+                amounts[cell],
+                concentrations[cell],
+                by_potential[cell],
+                by_concentrations[cell],
+            )
+            for k in range(nodes):
+                base = k * fields * LANES + lane
+                work[base + RHS * LANES] = total[k]
+                for s in range(species):
+                    work[base + (SPECIES + s) * LANES] = volumes[cell, k] * concentrations[cell, s, k]
+        for s in range(species):
+            store(work, own + VALENCE + 3 * species + s, splat(1.0))
+        _eliminate(work, nodes, species, closed, held, True)
+        _advance(work, nodes, species, closed, held, splat(1.0) < 0.0, splat(0.0))
+        for lane in range(min(LANES, cells.size - first)):
+            cell = group[lane]
+            for k in range(nodes):
+                multiplier[k] = work[(k * fields + STEP) * LANES + lane]
+            _by_inputs(
+                multiplier,
+                total,
+                closed,
+                held,
+                permittivity[cell],
+                spacings[cell],
+                volumes[cell],
+                fixed_charge[cell],
+                valences[cell],
+                amounts[cell],
+                ends[cell],
+                potential[cell],
+                concentrations[cell],
+                by_potential[cell],
+                by_concentrations[cell],
+                of_permittivity[cell],
+                of_spacings[cell],
+                of_volumes[cell],
+                of_fixed_charge[cell],
+                of_valences[cell],
+                of_amounts[cell],
+                of_ends[cell],
+            )
+
+
+@kernel
+def _by_potential(
+    total: Any, closed: bool, volumes: Any, valences: Any, amounts: Any, c: Any, by_phi: Any, by_c: Any
+) -> None:
+    """Total derivative by the potential of one cell: its own and through Boltzmann's factors."""
+    total[:] = by_phi
+    for s in range(valences.size):
+        share = 0.0
+        if closed:
+            for k in range(total.size):
+                share += by_c[s, k] * c[s, k]
+            share /= amounts[s]
+        for k in range(total.size):
+            total[k] += valences[s] * c[s, k] * (share * volumes[k] - by_c[s, k])
+
+
+@kernel
+def _by_inputs(
+    multiplier: Any,
+    total: Any,
+    closed: bool,
+    held: Any,
+    permittivity: Any,
+    spacings: Any,
+    volumes: Any,
+    fixed_charge: Any,
+    valences: Any,
+    amounts: Any,
+    ends: Any,
+    phi: Any,
+    c: Any,
+    by_phi: Any,
+    by_c: Any,
+    of_permittivity: Any,
+    of_spacings: Any,
+    of_volumes: Any,
+    of_fixed_charge: Any,
+    of_valences: Any,
+    of_amounts: Any,
+    of_ends: Any,
+) -> None:
+    """Derivatives by all inputs of one cell, from its multipliers."""
+    nodes = phi.size
+    total[:] = by_phi
+    of_permittivity[:] = 0.0
+    of_fixed_charge[:] = 0.0
+    of_ends[:] = 0.0
+    material, fixed = int(permittivity.size > 1), int(fixed_charge.size > 1)
+    for k in range(nodes):
+        of_volumes[k] = multiplier[k] * fixed_charge[k * fixed]
+        of_fixed_charge[k * fixed] += multiplier[k] * volumes[k]
+    for s in range(valences.size):
+        share, work, moved = 0.0, 0.0, 0.0
+        for k in range(nodes):
+            by = by_c[s, k] + multiplier[k] * volumes[k] * valences[s]
+            share += by * c[s, k]
+            work += (multiplier[k] * volumes[k] - by * phi[k]) * c[s, k]
+            moved += volumes[k] * c[s, k] * phi[k]
+        of_amounts[s] = share / amounts[s]
+        of_valences[s] = work + (share / amounts[s] * moved if closed else share * ends[6])
+        if not closed:
+            of_ends[6] += valences[s] * share
+        each = share / amounts[s] if closed else 0.0
+        for k in range(nodes):
+            by = by_c[s, k] + multiplier[k] * volumes[k] * valences[s]
+            of_volumes[k] += (multiplier[k] * valences[s] - each) * c[s, k]
+            total[k] += valences[s] * c[s, k] * (each * volumes[k] - by)
+    for k in range(nodes - 1):
+        strain = -(multiplier[k] - multiplier[k + 1]) * (phi[k] - phi[k + 1]) / spacings[k]
+        of_permittivity[k * material] += strain
+        of_spacings[k] = -strain * permittivity[k * material] / spacings[k]
+    for side in range(2):
+        node, next_ = side * (nodes - 1), 1 + side * (nodes - 3)
+        if held[node]:
+            edge = side * (nodes - 2)
+            stiffness = permittivity[edge * material] / spacings[edge]
+            of_ends[3 * side] = total[node] + stiffness * multiplier[next_]
+        else:
+            of_ends[3 * side] = multiplier[node] * ends[3 * side + 1]
+            of_ends[3 * side + 1] = multiplier[node] * (ends[3 * side] - phi[node])
+            of_ends[3 * side + 2] = multiplier[node]
