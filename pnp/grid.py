@@ -110,19 +110,23 @@ def _graded(cell: Cell, nodes: int, resolved: Tensor | None) -> Grid:
         raise ValueError(f"Grid: nodes must be an integer of at least {least}, got {nodes!r}.")
     length = cell.length.to(cell.device)
     if cell.ground is None:
-        positions, spacings = _segment(length, nodes - 1, resolved, nodes)
-        return Grid(positions, spacings=spacings)
+        return _sound(*_segment(length, nodes - 1, resolved, nodes), None)
     ground = cell.ground.to(cell.device)
     # Half of the edges on either side, wherever the ground lies: both sides carry two double layers, and
     # an element's grid must not depend on the rest of its batch.
     edges_left = (nodes - 1) // 2
     left, spacings_left = _segment(ground, edges_left, resolved, nodes)
     right, spacings_right = _segment(length - ground, nodes - 1 - edges_left, resolved, nodes)
-    return Grid(
-        _join(left, ground.unsqueeze(-1) + right[..., 1:]),
-        spacings=_join(spacings_left, spacings_right),
-        ground_node=edges_left,
-    )
+    positions = _join(left, ground.unsqueeze(-1) + right[..., 1:])
+    return _sound(positions, _join(spacings_left, spacings_right), edges_left)
+
+
+def _sound(nodes: Tensor, spacings: Tensor, ground_node: int | None) -> Grid:
+    """A grid that need not be checked, because it was made here."""
+    grid = object.__new__(Grid)
+    for name, value in (("nodes", nodes), ("spacings", spacings), ("ground_node", ground_node)):
+        object.__setattr__(grid, name, value)
+    return grid
 
 
 def _join(left: Tensor, right: Tensor) -> Tensor:
@@ -132,45 +136,47 @@ def _join(left: Tensor, right: Tensor) -> Tensor:
 
 def _segment(length: Tensor, edges: int, resolved: Tensor | None, nodes: int) -> tuple[Tensor, Tensor]:
     r"""Positions and spacings of one two-sided map, :math:`d(s) = \tfrac{L}{2}\sinh(as)/\sinh a`."""
-    fraction = torch.arange(edges + 1, dtype=torch.float64, device=length.device) * 2.0 / edges
     if resolved is None:
         grading = torch.zeros_like(length.detach())
     else:
         spacing = WALL_SPACING * 200 / nodes * resolved
         grading = _grading((spacing * edges / length.detach()).clamp(max=1.0))
-    a = grading.unsqueeze(-1)
-    # Distances from the nearer end; the right half mirrors the left one.
-    distance = _sinh_ratio(a, torch.minimum(fraction, 2 - fraction)) / 2
-    unit = torch.where(fraction <= 1, distance, 1 - distance)
-    # d(s2) - d(s1) = 2 cosh(a (s1 + s2)/2) sinh(a (s2 - s1)/2) / sinh a has no cancellation; an edge across
-    # the middle is split there.
-    inner, outer = fraction[:-1], fraction[1:]
-    left = _spacing(a, inner.clamp(max=1), outer.clamp(max=1))
-    right = _spacing(a, (2 - outer).clamp(max=1), (2 - inner).clamp(max=1))
-    return unit * length.unsqueeze(-1), (left + right) / 2 * length.unsqueeze(-1)
+    half, step = edges // 2, 2.0 / edges
+    middles = (torch.arange(half, dtype=torch.float64, device=length.device) + 0.5) * step
+    left = _spacing(grading.unsqueeze(-1), middles, step)
+    parts = [left, left.flip(-1)]
+    if edges % 2:  # the edge across the middle is split there
+        parts.insert(1, 2 * _spacing(grading.unsqueeze(-1), 1 - middles.new_full((1,), step / 4), step / 2))
+    # The right half mirrors the left one.
+    inner = left.cumsum(-1)
+    zero = torch.zeros_like(inner[..., :1])
+    before = inner if edges % 2 else inner[..., :-1]
+    both = [zero, inner, 1 - before.flip(-1), 1 - zero]
+    unit = length.unsqueeze(-1)
+    return torch.cat(both, dim=-1) * unit, torch.cat(parts, dim=-1) * unit
 
 
-def _sinh_ratio(a: Tensor, s: Tensor) -> Tensor:
+def _spacing(a: Tensor, middles: Tensor, step: float) -> Tensor:
+    """Spacings `step` around `middles` after the map, over the length.
+
+    sinh(s2) - sinh(s1) = 2 cosh((s1 + s2)/2) sinh((s2 - s1)/2) has no cancellation.
+    """
     safe = a.clamp(min=1e-6)
-    return torch.where(a > 1e-6, torch.sinh(safe * s) / torch.sinh(safe), s)
-
-
-def _spacing(a: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
-    safe = a.clamp(min=1e-6)
-    graded = 2 * torch.cosh(safe * (inner + outer) / 2) * torch.sinh(safe * (outer - inner) / 2)
-    return torch.where(a > 1e-6, graded / torch.sinh(safe), outer - inner)
+    graded = torch.cosh(safe * middles) * (torch.sinh(safe * step / 2) / torch.sinh(safe))
+    return torch.where(a > 1e-6, graded, (step / 2 * torch.ones_like(middles)))
 
 
 def _grading(ratio: Tensor) -> Tensor:
     r"""Solve :math:`a/\sinh a = r` for :math:`0 < r \le 1` by Newton's method in :math:`\ln`."""
     target = torch.log(ratio.clamp(min=1e-280))
-    a = torch.where(target > -1, torch.sqrt(-6 * target), 1 - 1.3 * target)
-    for _ in range(50):
-        a = a.clamp(min=1e-9)
+    large = 0.7 - target
+    large = large + torch.log(2 * (large + torch.log(2 * (0.3 + large))))  # a = ln(2a/r), twice
+    a = torch.where(target > -1, torch.sqrt(-6 * target), large).clamp(min=1e-9)
+    for _ in range(6):  # five reach rounding for every ratio
         value = torch.log(a) - (a + torch.log(-torch.expm1(-2 * a) / 2)) - target
         slope = 1 / a - 1 / torch.tanh(a)
-        step = torch.where(slope != 0, value / torch.where(slope == 0, torch.ones_like(slope), slope), 0.0)
-        a = (a - step).clamp(min=1e-9, max=690.0)
+        slope = torch.where(slope == 0, -torch.ones_like(slope), slope)
+        a = (a - value / slope).clamp(min=1e-9, max=690.0)
     return torch.where(ratio >= 1, torch.zeros_like(a), a)
 
 

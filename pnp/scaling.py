@@ -64,16 +64,18 @@ def scale(cell: Cell, grid: Grid) -> tuple[System, Scales]:
     flat = Flattener(cell, batch)
     electrolyte, units = cell.electrolyte, scale_units(cell, batch)
     length, potential, charge = units.length, units.potential, units.charge
-    middles = grid.middles.expand(*batch, -1)
-    nodes = grid.nodes.shape[-1]
-    fixed = cell.fixed_charge(grid.nodes) if callable(cell.fixed_charge) else cell.fixed_charge.unsqueeze(-1)
+    if callable(cell.fixed_charge):
+        fixed = cell.fixed_charge(grid.nodes)
+        fixed = fixed.expand(*fixed.shape[:-1], grid.nodes.shape[-1])
+    else:
+        fixed = cell.fixed_charge.unsqueeze(-1)
     system = System(
         valences=flat(electrolyte.valences, 1),
         diffusivities=(flat(electrolyte.diffusivities, 1) / units.diffusivity[:, None])[:, :, None]
-        * _diffusivity_profile(cell, middles, flat),
+        * _diffusivity_profile(cell, grid, flat),
         permittivity=(flat(electrolyte.permittivity) * potential / (charge * length))[:, None]
-        * _profile(cell, "permittivity_profile", middles, flat),
-        fixed_charge=flat(fixed.expand(*fixed.shape[:-1], nodes), 1) / units.concentration[:, None],
+        * _permittivity_profile(cell, grid, flat),
+        fixed_charge=flat(fixed, 1) / units.concentration[:, None],
         filling=flat(cell.concentrations, 1) / units.concentration[:, None],
         spacings=flat(grid.spacings, 1) / length[:, None],
         volumes=flat(_volumes(cell, grid), 1) / length[:, None],
@@ -203,19 +205,20 @@ def _pressure_unit(cell: Cell, flat: Flattener) -> Tensor:
     return torch.where(solvent > 0, thermal / torch.where(solvent > 0, solvent, 1.0), 0.0)
 
 
-def _profile(cell: Cell, name: str, middles: Tensor, flat: Flattener) -> Tensor:
-    """Relative profile of a material on the edges, `(B, E)` or `(B, 1)`."""
-    function = getattr(cell, name)
-    if function is None:
+def _permittivity_profile(cell: Cell, grid: Grid, flat: Flattener) -> Tensor:
+    """Relative permittivity profile on the edges, `(B, E)` or `(B, 1)`."""
+    if cell.permittivity_profile is None:
         return flat(torch.ones(1, dtype=torch.float64), 1)
-    values = as_quantity(function(middles), f"Cell: {name}", above=0.0)
+    middles = grid.middles.expand(*flat.batch, -1)
+    values = as_quantity(cell.permittivity_profile(middles), "Cell: permittivity_profile", above=0.0)
     return flat(values.expand(torch.broadcast_shapes(values.shape, middles.shape[-1:])), 1)
 
 
-def _diffusivity_profile(cell: Cell, middles: Tensor, flat: Flattener) -> Tensor:
+def _diffusivity_profile(cell: Cell, grid: Grid, flat: Flattener) -> Tensor:
     """`(B, S or 1, E or 1)`."""
     if cell.diffusivity_profile is None:
         return flat(torch.ones(1, 1, dtype=torch.float64), 2)
+    middles = grid.middles.expand(*flat.batch, -1)
     values = as_quantity(cell.diffusivity_profile(middles), "Cell: diffusivity_profile", above=0.0)
     if values.dim() > middles.dim():
         return flat(values, 2)

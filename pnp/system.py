@@ -128,7 +128,7 @@ class System(Batched):
     valences: Tensor  # (B, S)
     diffusivities: Tensor  # (B, S, E or 1)
     permittivity: Tensor  # (B, E or 1)
-    fixed_charge: Tensor  # (B, N)
+    fixed_charge: Tensor  # (B, N or 1)
     filling: Tensor  # (B, S)
     spacings: Tensor  # (B, N - 1)
     volumes: Tensor  # (B, N)

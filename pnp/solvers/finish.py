@@ -39,12 +39,13 @@ def finish(
     again: Callable[[Grid], Solution],
 ) -> Solution:
     """Assemble the solution of a steady state in the user's units, raise or warn where it has to be."""
-    concentrations = state.concentrations * scales.concentration[:, None, None]
+    concentrations = _in_units(state.concentrations, scales.concentration[:, None, None])
+    potential = _in_units(state.potential, scales.potential[:, None])
     batch = scales.batch_shape
     solution = Solution(
         cell=cell,
         grid=grid,
-        potential=(state.potential * scales.potential[:, None]).reshape(*batch, -1),
+        potential=potential.reshape(*batch, -1),
         concentrations=concentrations.reshape(*batch, *concentrations.shape[1:]),
         pressure=user_pressure(state.fields, scales),
         status=status.reshape(scales.batch_shape),
@@ -54,6 +55,11 @@ def finish(
     )
     report(solution, throw)
     return solution
+
+
+def _in_units(values: Tensor, unit: Tensor) -> Tensor:
+    """`values`, which nobody else needs, times `unit`."""
+    return values * unit if values.requires_grad or unit.requires_grad else values.mul_(unit)
 
 
 def user_pressure(fields: Tensor, scales: Scales) -> Tensor | None:
