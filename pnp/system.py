@@ -151,6 +151,11 @@ class System(Batched):
         return self.left.control == PERIODIC
 
     @property
+    def own_nodes(self) -> slice:
+        """The nodes that are no copy of another: of a periodic cell all but the last."""
+        return slice(-1 if self.is_periodic else None)
+
+    @property
     def couplings(self) -> Tensor:
         """What ties the species to the fields: valences to the potential, sizes to the pressure, `(B, S, P)`."""
         if self.crowding is None:

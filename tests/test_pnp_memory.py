@@ -1,15 +1,24 @@
-"""Solving again and again leaves nothing behind."""
+"""Solving again and again leaves nothing behind, and what a gradient keeps is a few states a step."""
 
 import gc
+import itertools
 import os
+from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 
 import pnp
+from pnp import Newton, StepControl
+from pnp.solvers.implicit_gradient import attach_gradient
+from pnp.solvers.time_step import Step, StepResult
+from pnp.system import State
 
 from .problems import Canonical
+from .test_pnp_gradients import Parametrised
+from .test_pnp_many_species import Salt, Split
 
 STATM = Path("/proc/self/statm")
 
@@ -58,3 +67,181 @@ def test_the_measure_sees_a_leak():
     tensors = tensors_alive()
     kept += [charge("steady") for _ in range(30)]
     assert tensors_alive() >= tensors + 30
+
+
+# ---- what a gradient keeps
+
+Described = tuple[pnp.Cell, pnp.Grid]
+FEW_STATES = 4.5
+"""Start, middle and end of a step, and as much again for the rest. The Jacobian of S species and P fields has three
+blocks at every node, which are 3(S + P) states: nine of them in a plain salt."""
+
+
+def storages() -> dict[int, int]:
+    """Bytes of everything that a tensor refers to, by address."""
+    gc.collect()
+    alive = (one for one in gc.get_objects() if issubclass(type(one), torch.Tensor))
+    parts = (one.untyped_storage() for one in alive)
+    return {one.data_ptr(): one.nbytes() for one in parts}
+
+
+def kept_by(value: Callable[[], torch.Tensor]) -> int:
+    """Bytes that the graph of a value keeps alive, every storage once, whoever in the graph refers to it."""
+    before = storages()
+    # What is saved becomes an object that the garbage collector knows.
+    with torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, lambda saved: saved):
+        result = value()
+    after = storages()
+    assert result.requires_grad
+    return sum(size for place, size in after.items() if place not in before)
+
+
+def canonical(nodes: int, voltages: float | list[float] = 1.0) -> Described:
+    potential = torch.tensor(voltages, dtype=torch.float64).requires_grad_()
+    cell = Canonical(1.0, 0.1).cell(left=pnp.Electrode(potential=potential))
+    return cell, pnp.Grid.uniform(cell, nodes)
+
+
+def parametrised(kind: str) -> Described:
+    build = Parametrised(kind)
+    return build(build.start.requires_grad_())
+
+
+def copies() -> Described:
+    salt = Salt("Stern layers", finite=True)
+    return salt.cell(Split.evenly(14), salt.numbers.requires_grad_()), salt.grid(21)
+
+
+def states_a_step(describe: Callable[[], Described], tolerances: tuple[float, float] = (5e-3, 2e-4)) -> float:
+    """How many states of one element every further step adds to what a transient keeps."""
+    kept, steps, state = [], [], 0
+    for tolerance in tolerances:
+
+        def charge(tolerance: float = tolerance) -> torch.Tensor:
+            nonlocal state
+            cell, grid = describe()
+            control = StepControl(relative=tolerance, absolute=tolerance / 10)
+            solution = pnp.solve_transient(cell, grid, times=[0.05], step_control=control)
+            steps.append(int(solution.stats.steps.sum()))
+            fields = 1 if solution.pressure is None else 2
+            *_, species, nodes = solution.concentrations.shape
+            state = (species + fields) * nodes * 8
+            return pnp.surface_charge(solution).left.sum()
+
+        kept.append(kept_by(charge))
+    assert steps[1] >= steps[0] + 3
+    return (kept[1] - kept[0]) / (steps[1] - steps[0]) / state
+
+
+STEPPED = {
+    "salt": lambda: canonical(101),
+    "batch": lambda: canonical(101, [0.01, 1.0, 5.0]),
+    "copies": copies,
+    "driven electrode, all media": lambda: parametrised("driven electrode, all media"),
+    "periodic, all media": lambda: parametrised("periodic, all media"),
+    "stepped potential and current": lambda: parametrised("stepped potential and current"),
+}
+
+
+@pytest.mark.parametrize("name", STEPPED)
+def test_a_step_keeps_a_few_states(name):
+    assert 1 < states_a_step(STEPPED[name]) < FEW_STATES
+
+
+def test_what_a_step_keeps_is_proportional_to_the_nodes():
+    few, many = (states_a_step(lambda nodes=nodes: canonical(nodes)) for nodes in (51, 201))
+    assert many == pytest.approx(few, rel=0.02)
+
+
+def test_rejected_steps_keep_nothing():
+    """One for two accepted ones, since every third error is declared too large."""
+    answers = itertools.cycle([2.0, 0.1, 0.1])
+    norms = patch.object(
+        StepControl, "error_norm", lambda _, e, c: torch.full_like(c[:, 0, 0], next(answers))
+    )
+    first = patch("pnp.solvers.transient.FIRST_STEP", 0.1)
+    kept, steps = [], []
+    for time in (0.01, 0.1):
+
+        def charge(time: float = time) -> torch.Tensor:
+            solution = pnp.solve_transient(*canonical(101), times=[time])
+            steps.append(int(solution.stats.steps))
+            assert int(solution.stats.rejected) >= steps[-1] / 2
+            return pnp.surface_charge(solution).left.sum()
+
+        with norms, first:
+            kept.append(kept_by(charge))
+    assert steps[1] >= steps[0] + 3
+    assert (kept[1] - kept[0]) / (steps[1] - steps[0]) < FEW_STATES * 3 * 101 * 8
+
+
+@pytest.mark.parametrize("solve", [pnp.solve_steady, pnp.solve_equilibrium])
+def test_what_a_steady_state_keeps_does_not_depend_on_its_iterations(solve):
+    kept, iterations = [], []
+    for voltage in (0.01, 20.0):
+
+        def charge(voltage: float = voltage) -> torch.Tensor:
+            solution = solve(*canonical(201, voltage))
+            iterations.append(int(solution.stats.iterations))
+            return pnp.surface_charge(solution).left
+
+        kept.append(kept_by(charge))
+    assert iterations[1] > iterations[0]
+    assert kept[0] == kept[1]
+
+
+def test_what_many_species_between_baths_keep_does_not_depend_on_the_iterations():
+    salt, kept, iterations = Salt("baths", finite=True), [], []
+    for tolerance in (1e-2, 1e-11):
+
+        def flux(tolerance: float = tolerance) -> torch.Tensor:
+            cell = salt.cell(Split.evenly(14), salt.numbers.requires_grad_())
+            settings = Newton(tolerance=tolerance)
+            solution = pnp.solve_steady(cell, salt.grid(21), newton_settings=settings)
+            iterations.append(int(solution.stats.iterations))
+            return pnp.ion_flux(solution).square().sum()
+
+        kept.append(kept_by(flux))
+    assert iterations[1] > iterations[0]
+    assert kept[0] == kept[1]
+
+
+def test_the_measure_sees_what_is_kept():
+    """Once, however often it is referred to, and also what a function keeps by itself."""
+    size = 1000 * 8
+
+    class Hoarder(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.hoard = torch.ones(1000, dtype=torch.float64)
+            return 2 * x
+
+        @staticmethod
+        def backward(ctx, grad):
+            return 2 * grad
+
+    def start() -> torch.Tensor:
+        return torch.ones(1000, dtype=torch.float64).requires_grad_()
+
+    def chain(length: int) -> torch.Tensor:
+        x = start()
+        for _ in range(length):
+            x = x.sin()
+        return x.sum()
+
+    assert kept_by(lambda: chain(12)) - kept_by(lambda: chain(2)) == 10 * size
+    assert (
+        kept_by(lambda: start().expand(5, -1).exp().sum()) == kept_by(lambda: start().exp().sum()) + 4 * size
+    )
+    assert kept_by(lambda: Hoarder.apply(start()).sum()) == kept_by(lambda: start().sum()) + size
+
+
+def test_the_bound_sees_jacobians():
+    """Of steps whose graph is built at once, with the factorisations of both stages."""
+
+    def traced(step: Step, taken: StepResult) -> State:
+        middle = attach_gradient(step.first_stage(), taken.middle)
+        return attach_gradient(step.second_stage(middle), taken.end)
+
+    with patch("pnp.solvers.transient.trace_step", traced):
+        assert states_a_step(lambda: canonical(101)) > 3 * FEW_STATES

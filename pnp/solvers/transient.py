@@ -224,7 +224,8 @@ def _integrate(
         levels = _levels(schedule, elements, front, step)
         trial = Step(front.system, front.state, levels, step, front.euler, front.amounts)
         tried = take_step(trial, STEP_NEWTON)
-        norm = control.error_norm(tried.error, tried.end.concentrations)
+        own = trial.system.own_nodes
+        norm = control.error_norm(tried.error[..., own], tried.end.concentrations[..., own])
         accepted = tried.converged & (norm <= 1)
         failed = ~tried.converged | ~torch.isfinite(norm)
         run.iterations[elements] += tried.iterations
