@@ -143,27 +143,26 @@ def _segment(length: Tensor, edges: int, resolved: Tensor | None, nodes: int) ->
         grading = _grading((spacing * edges / length.detach()).clamp(max=1.0))
     half, step = edges // 2, 2.0 / edges
     middles = (torch.arange(half, dtype=torch.float64, device=length.device) + 0.5) * step
-    left = _spacing(grading.unsqueeze(-1), middles, step)
+    left = _spacing(length, grading, middles, step)
     parts = [left, left.flip(-1)]
     if edges % 2:  # the edge across the middle is split there
-        parts.insert(1, 2 * _spacing(grading.unsqueeze(-1), 1 - middles.new_full((1,), step / 4), step / 2))
+        parts.insert(1, 2 * _spacing(length, grading, 1 - middles.new_full((1,), step / 4), step / 2))
     # The right half mirrors the left one.
+    end = length.expand(left.shape[:-1]).unsqueeze(-1)
     inner = left.cumsum(-1)
-    zero = torch.zeros_like(inner[..., :1])
     before = inner if edges % 2 else inner[..., :-1]
-    both = [zero, inner, 1 - before.flip(-1), 1 - zero]
-    unit = length.unsqueeze(-1)
-    return torch.cat(both, dim=-1) * unit, torch.cat(parts, dim=-1) * unit
+    return torch.cat([0 * end, inner, end - before.flip(-1), end], dim=-1), torch.cat(parts, dim=-1)
 
 
-def _spacing(a: Tensor, middles: Tensor, step: float) -> Tensor:
-    """Spacings `step` around `middles` after the map, over the length.
+def _spacing(length: Tensor, grading: Tensor, middles: Tensor, step: float) -> Tensor:
+    """Spacings of `step` around `middles` after the map.
 
     sinh(s2) - sinh(s1) = 2 cosh((s1 + s2)/2) sinh((s2 - s1)/2) has no cancellation.
     """
-    safe = a.clamp(min=1e-6)
-    graded = torch.cosh(safe * middles) * (torch.sinh(safe * step / 2) / torch.sinh(safe))
-    return torch.where(a > 1e-6, graded, (step / 2 * torch.ones_like(middles)))
+    graded = grading > 1e-6
+    a = torch.where(graded, grading, torch.full_like(grading, 1e-9))  # whose cosh is one
+    middle = torch.where(graded, torch.sinh(a * step / 2) / torch.sinh(a), torch.full_like(a, step / 2))
+    return torch.cosh(a.unsqueeze(-1) * middles) * (middle * length).unsqueeze(-1)
 
 
 def _grading(ratio: Tensor) -> Tensor:

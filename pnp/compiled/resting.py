@@ -291,6 +291,7 @@ def rest(
     nodes, species = volumes.shape[1], valences.shape[1]
     fields = SPECIES + species
     work = np.zeros(row_count(nodes, species) * LANES)
+    charged = np.any(fixed_charge != 0.0) or np.any(ends[:, 2] != 0.0) or np.any(ends[:, 5] != 0.0)
     outcome = np.empty(3 * LANES)
     group = np.empty(LANES, np.int64)
     for first in range(0, cells.size, LANES):
@@ -303,7 +304,8 @@ def rest(
                     work[k * fields * LANES + lane] = potential[group[lane], k]
         else:
             _start(work, nodes, species, closed, held)
-        _charge(work, group, volumes, fixed_charge, species, ends)
+        if charged:
+            _charge(work, group, volumes, fixed_charge, species, ends)
         converged, iterations, change = relax(work, nodes, species, closed, held, tolerance, most)
         store(outcome, 0, where(converged, 1.0, 0.0))
         store(outcome, 1, iterations)
