@@ -97,7 +97,7 @@ def run(
     store = Store(Path(out), table, fingerprint(study, table))
     engine = _Threads(devices) if client is None else _Dask(client)
     with _quiet():
-        if not store.is_finished(chunk, overwrite):
+        if not store.is_finished(overwrite):
             plan = store.resume(chunk, overwrite)
             if plan is None:
                 plan = _plan(study, table, store.settings, chunk, memory, engine)

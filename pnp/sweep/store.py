@@ -1,7 +1,6 @@
 """Results of a study on disk: a part for each finished chunk, in the end one NetCDF file."""
 
 import json
-import math
 import os
 import shutil
 import struct
@@ -55,8 +54,8 @@ class Store:
         self.settings = settings
         self.parts = out.with_name(out.name + ".parts")
 
-    def is_finished(self, size: int | None, overwrite: bool) -> bool:
-        """Whether `out` holds this very study.
+    def is_finished(self, overwrite: bool) -> bool:
+        """Whether `out` holds this very study, in chunks of whatever size.
 
         Raises ValueError if it holds something else, unless that may be overwritten.
         """
@@ -69,7 +68,7 @@ class Store:
                 found = json.loads(data.attrs["study"])
         except (KeyError, TypeError, ValueError):
             found = {}
-        differences = self._differences(found, size)
+        differences = self._differences(found)
         if differences and not overwrite:
             raise ValueError(self._refusal(self.out, differences))
         return not differences
@@ -79,11 +78,12 @@ class Store:
 
         Raises ValueError if they may not.
         """
-        path = self.parts / "study.json"
-        if not path.exists():
+        found = self._begun()
+        if not found:
             return None
-        found = json.loads(path.read_text(encoding="utf-8"))
-        differences = self._differences({**found["settings"], "chunk": found["size"]}, size)
+        differences = self._differences(found["settings"])
+        if size not in (None, found["size"]):
+            differences.append(f"chunk was {found['size']}, now {size}")
         if differences and not overwrite:
             raise ValueError(self._refusal(self.parts, differences))
         if differences:
@@ -95,13 +95,10 @@ class Store:
         }
         return Plan(found["settings"], found["size"], variables, found["coordinates"])
 
-    def _differences(self, found: dict[str, Any], size: int | None) -> list[str]:
-        if not found:
-            return ["no study"]
-        wanted = {**self.settings, "chunk": found.get("chunk") if size is None else size}
+    def _differences(self, found: dict[str, str]) -> list[str]:
         return [
-            f"{name} was {found.get(name)}, now {value}"
-            for name, value in wanted.items()
+            f"{name} was {found.get(name, 'not there')}, now {value}"
+            for name, value in self.settings.items()
             if found.get(name) != value
         ]
 
@@ -124,6 +121,11 @@ class Store:
 
     def write(self, index: int, plan: Plan, chunk: Chunk) -> None:
         """Write a chunk; variables of one in which every row was refused are NaN."""
+        if chunk.values and chunk.variables != plan.variables:
+            raise ValueError(
+                f"run: observables must have the same axes in all cells, got {plan.variables} first, and "
+                f"{chunk.variables} in chunk {index}."
+            )
         rows = len(chunk.status)
         failures = sorted(chunk.reasons)
         arrays: dict[str, Any] = {
@@ -142,7 +144,7 @@ class Store:
         return sum(len(self._read(index, "failure")) for index in self.finished())
 
     def join(self, plan: Plan) -> None:
-        """Make one NetCDF file of the parts, and remove them; never holds more than one part in memory.
+        """Make one NetCDF file of the parts; never holds more than one part in memory.
 
         The first axis of the table is the record dimension, that which NetCDF has for data that come
         piece by piece: xarray writes the file with one record, and the others are filled in behind it.
@@ -168,21 +170,27 @@ class Store:
             with np.load(self._part(index)) as part:
                 for name in ("status", *plan.variables):
                     records[name][places] = part[f"values/{name}"]
-            for name, column in self.table.columns.items():
-                if name == first:
-                    records[name][places[0]] = column[rows]
-                elif name in (record.names or ()):
-                    records[name][places] = column[rows]
             del records
+        records = np.memmap(path, record, "r+", offset=start, shape=(count,))
+        for name, (dims, values) in self.table.coordinates().items():
+            if dims[0] == first:
+                records[name] = values
+        del records
         with open(path, "r+b") as file:
             file.seek(4)  # where the header has the number of records
             file.write(struct.pack(">i", count))
         os.replace(path, self.out)
-        self.clean()
 
     def clean(self) -> None:
-        """Remove what is left of the parts."""
-        shutil.rmtree(self.parts, ignore_errors=True)
+        """Remove parts of this study, if there are any left."""
+        found = self._begun()
+        if found and not self._differences(found["settings"]):
+            shutil.rmtree(self.parts)
+
+    def _begun(self) -> dict[str, Any]:
+        """The plan of the study whose parts are there, as it was written; empty if there are none."""
+        path = self.parts / "study.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def _part(self, index: int) -> Path:
         return self.parts / f"{index:06d}.npz"
@@ -230,19 +238,13 @@ class Store:
             for name, (values, units) in plan.coordinates.items()
             if name in used
         }
-        for name, column in table.columns.items():
-            units = _units(table.units.get(name, ""))
-            if dims[0] == name:
-                coordinates[name] = (name, np.zeros(1), units)
-            elif name in dims:
-                inner = math.prod(table.shape[dims.index(name) + 1 :])
-                coordinates[name] = (name, column[::inner][: table.axes[name]], units)
-            else:
-                coordinates[name] = (dims, np.zeros(shape), units)
+        for name, (own, values) in table.coordinates().items():
+            here = values[:1] if own[0] == dims[0] else values
+            coordinates[name] = (own, here, _units(table.units.get(name, "")))
         about = {
             "source": f"pnp-fusion {package_version()}",
             "Conventions": "CF-1.11",
-            "study": json.dumps({**plan.settings, "chunk": plan.size}),
+            "study": json.dumps(plan.settings),
         }
         return xarray.Dataset(data, coordinates, about)
 

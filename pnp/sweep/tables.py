@@ -66,6 +66,17 @@ class Table:
         """Sizes of the axes."""
         return tuple(self.axes.values())
 
+    def coordinates(self) -> dict[str, tuple[tuple[str, ...], Tensor]]:
+        """Dimensions and values of each parameter in the results: of one that is an axis, one value a place."""
+        dims, found = tuple(self.axes), {}
+        for name, column in self.columns.items():
+            values = column.reshape(self.shape)
+            if name in self.axes:
+                own = dims.index(name)
+                values = values.movedim(own, -1).reshape(-1, self.axes[name])[0]
+            found[name] = ((name,) if name in self.axes else dims, values)
+        return found
+
 
 def grid(values: Mapping[str, Quantity], *, units: Mapping[str, str] | None = None) -> Table:
     """All combinations of the values of several parameters, which stay axes of the results.
