@@ -28,7 +28,8 @@ class Table:
     Raises:
         TypeError: Values that are no real numbers.
         ValueError: No columns or rows, columns of several lengths, a value that is not finite, a name that cannot
-            be a keyword, units of no column, or axes that do not multiply to the number of rows.
+            be a keyword, units of no column, axes that do not multiply to the number of rows, or an axis named
+            like a column that varies along another.
     """
 
     columns: Mapping[str, Quantity]
@@ -50,6 +51,10 @@ class Table:
         axes = dict(self.axes) or {"cell": rows}
         if math.prod(axes.values()) != rows:
             raise ValueError(f"Table: axes must multiply to the number of rows, {rows}, got {axes}.")
+        for name in set(axes) & set(columns):
+            along = columns[name].reshape(tuple(axes.values())).movedim(list(axes).index(name), -1)
+            if not torch.equal(along, along.reshape(-1, axes[name])[0].expand_as(along)):
+                raise ValueError(f"Table: {name} must vary along its own axis only, which {axes} puts elsewhere.")
         object.__setattr__(self, "columns", columns)
         object.__setattr__(self, "axes", axes)
 
