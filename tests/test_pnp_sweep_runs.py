@@ -1,6 +1,7 @@
 """Studies over tables: every row as if solved alone, whatever happens to the others or to the process."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,8 +17,10 @@ import xarray
 
 import pnp
 from pnp import Status, sweep
+from pnp.command_line.description import read_description
 from pnp.sweep.store import Store
 
+from .descriptions import STEADY
 from .problems import electrolyte
 
 NODES = 21
@@ -183,11 +186,11 @@ def test_chunks_fit_the_memory_and_are_halved_if_they_do_not(run, tmp_path):
             raise torch.OutOfMemoryError("too much")
         return solve(cells)
 
-    table = voltages(100)
-    data = run(cell, table, solve=watched, chunk=50, devices=["cpu"])
-    assert sizes == [16, 8, 8, *[50, 25, 13, 7, 6, 12, 6, 6, 25, 13, 7, 6, 12, 6, 6] * 2]
+    table = voltages(40)
+    data = run(cell, table, solve=watched, chunk=20, devices=["cpu"])
+    assert sizes == [16, 8, 8, *[20, 10, 5, 5, 10, 5, 5] * 2]
     assert (data.status == 0).all()
-    for memory, largest in ((None, 7), (4 * 21 * 8 * 300, 4)):
+    for memory, largest in ((None, 3), (2 * NODES * 8 * 300, 2)):
         sizes.clear()
         run(cell, table, solve=watched, memory=memory, out=tmp_path / f"{memory}.nc")
         assert max(sizes[3:]) == largest
@@ -390,12 +393,13 @@ def test_parts_of_another_study_are_refused_or_given_up(run, tmp_path):
     assert not parts.exists()
 
 
+@pytest.mark.slow
 def test_the_workers_of_a_cluster_give_the_same_bits(run, tmp_path):
     distributed = pytest.importorskip("distributed")
     table = sweep.latin_hypercube({"voltage": (0.5, 5), "filling": (-0.1, 1)}, 50)
     here = run(cell, table, chunk=10)
     cluster = distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs=False
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=":0"
     )
     with cluster, distributed.Client(cluster) as client:
         there = run(cell, table, chunk=10, client=client, out=tmp_path / "there.nc")
@@ -437,3 +441,29 @@ def test_a_gpu_gives_the_same_numbers(run, tmp_path):
     there = run(cell, voltages(40), devices=["cuda"], chunk=10, out=tmp_path / "there.nc")
     np.testing.assert_allclose(there.charge, here.charge, rtol=1e-9)
     assert (there.status == 0).all()
+
+
+def test_the_page_of_sweeps_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 3
+    shared = {"__name__": "sweeps"}
+    for block in blocks:
+        exec(compile(block.replace("100_000", "20").replace("41", "15"), "sweeps.md", "exec"), shared)
+    data = shared["data"].load()
+    assert data.flux.dims == ("voltage", "debye", "time", "species", "edge")
+    assert (data.status == 0).all()
+
+
+def test_a_cell_of_a_file_is_varied(run, tmp_path):
+    """As the page of sweeps says."""
+    path = tmp_path / "cell.toml"
+    path.write_text(STEADY, encoding="utf-8")
+    base = read_description(path).cell
+    data = run(
+        lambda potential: replace(base, left=replace(base.left, potential=potential)),
+        sweep.grid({"potential": [0.01, 0.02]}, units={"potential": "V"}),
+    )
+    assert (data.status == 0).all()
+    assert data.charge.attrs["units"] == "C m-2"

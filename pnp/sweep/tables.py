@@ -54,7 +54,9 @@ class Table:
         for name in set(axes) & set(columns):
             along = columns[name].reshape(tuple(axes.values())).movedim(list(axes).index(name), -1)
             if not torch.equal(along, along.reshape(-1, axes[name])[0].expand_as(along)):
-                raise ValueError(f"Table: {name} must vary along its own axis only, which {axes} puts elsewhere.")
+                raise ValueError(
+                    f"Table: {name} must vary along its own axis only, which {axes} puts elsewhere."
+                )
         object.__setattr__(self, "columns", columns)
         object.__setattr__(self, "axes", axes)
 
