@@ -150,15 +150,20 @@ def _solve(study: Study, given: Mapping[str, Tensor], rows: Tensor) -> Chunk:
             variables[full] = _labelled(full, observable, part, solution)
             values[full] = np.array(part.to("cpu", torch.float64).numpy())
             values[full][failed] = np.nan
+    stored = sum(one[0].nbytes for one in values.values())
+    return Chunk(
+        values, status, reasons, variables, _coordinates(solution), _bytes_per_row(solution) + 2 * stored
+    )
+
+
+def _bytes_per_row(solution: Solution) -> float:
+    """Memory that a solver takes for each element at its peak, fitted to measurements of 2 to 60 species."""
     fields = solution.concentrations.shape[-2] + 1 + (solution.pressure is not None)
-    dense = 30 * fields**2  # blocks of the Jacobian, of its factors and of their temporaries, measured
-    # More than six species are eliminated node by node.
-    sparse = fields > 8 and not solution.cell.electrolyte.reactions
-    per_node = min(dense, 1500 + 10 * fields) if sparse else dense
+    per_node = 30 * fields**2  # blocks of the Jacobian, of its factors and of their temporaries
+    if fields > 8 and not solution.cell.electrolyte.reactions:  # species are eliminated one by one
+        per_node = min(per_node, 1500 + 10 * fields)
     times = 1 if solution.times is None else len(solution.times)
-    stored = sum(one.itemsize * one[0].size for one in values.values())
-    size = 8 * solution.potential.shape[-1] * (per_node + 3 * times * fields) + 2 * stored
-    return Chunk(values, status, reasons, variables, _coordinates(solution), size)
+    return 8 * solution.potential.shape[-1] * (per_node + 3 * times * fields)
 
 
 def _statistics(solution: Solution) -> tuple[dict[str, np.ndarray], dict[str, Variable]]:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 TRIED_FIRST = 16
 """Rows, spread over the table, that are solved first to learn what the results look like."""
-FEWEST_CHUNKS = 16
-"""Of a chunk size that is chosen, so that there is something to resume and to share."""
+FEWEST_CHUNKS, SMALLEST_CHUNK = 16, 256
+"""Of a chunk size that is chosen: many chunks to resume and to share, but none so small that overhead rules."""
 CPU_BYTES = 256e6
 """Memory for a chunk on a CPU, where larger batches are not faster."""
 
@@ -67,7 +67,8 @@ def run(
         solve: Takes the batch and returns its :class:`~pnp.Solution`, with `throw=False` inside, so that an element
             that fails does not stop the others; default: `solve_steady` on its default grid.
         chunk: Rows solved at a time. Default: as many as `memory` holds by an estimate from the nodes, species and
-            times of a few rows that are solved first, and few enough for sixteen chunks, and four to a worker.
+            times of a few rows that are solved first, and so few that there are sixteen chunks, and four to a
+            worker, of at least 256 rows.
         memory: Bytes for one chunk; default: 256 MB on a CPU or with a `client`, a quarter of what is free on a GPU.
         devices: One thread solves on each; default: all CUDA devices, else every core of the CPU.
         client: A `dask.distributed.Client`, whose workers solve instead, each on its CUDA device if it has one.
@@ -139,7 +140,7 @@ def _plan(
         )
     if size is None:
         share = math.ceil(len(table) / max(FEWEST_CHUNKS, 4 * engine.workers()))
-        size = max(1, min(share, int((memory or engine.memory()) / tried.bytes_per_row)))
+        size = max(1, min(max(share, SMALLEST_CHUNK), int((memory or engine.memory()) / tried.bytes_per_row)))
     return Plan(settings, size, tried.variables, tried.coordinates)
 
 
@@ -152,19 +153,16 @@ def _solve_missing(
 ) -> None:
     from tqdm import tqdm
 
-    finished = set(store.finished())
-    places = {
-        index: slice(start, min(start + plan.size, len(table)))
-        for index, start in enumerate(range(0, len(table), plan.size))
-    }
-    missing = [index for index in places if index not in finished]
-    done = len(table) - sum(places[index].stop - places[index].start for index in missing)
+    rows = [slice(start, start + plan.size) for start in range(0, len(table), plan.size)]
+    finished = store.finished()
+    done = sum(len(range(len(table))[rows[index]]) for index in finished)
     failed = store.failures()
     with (
         tqdm(total=len(table), initial=done, unit="cell", disable=not progress) as bar,
         engine.started() as submit,
     ):
-        tasks = ((index, (study, _columns(table, places[index]))) for index in missing)
+        missing = sorted(set(range(len(rows))) - set(finished))
+        tasks = ((index, (study, _columns(table, rows[index]))) for index in missing)
         for index, chunk in _completed(submit, tasks, lambda: 2 * engine.workers()):
             store.write(index, plan, chunk)
             failed += len(chunk.reasons)

@@ -130,7 +130,7 @@ class Store:
         failures = sorted(chunk.reasons)
         arrays: dict[str, Any] = {
             # A variable may be called as an argument of savez is.
-            f"values/{name}": chunk.values.get(name, np.full((rows, *variable.shape), np.nan))
+            f"values/{name}": chunk.values[name] if chunk.values else np.full((rows, *variable.shape), np.nan)
             for name, variable in plan.variables.items()
         }
         arrays["values/status"] = chunk.status
@@ -170,12 +170,10 @@ class Store:
             with np.load(self._part(index)) as part:
                 for name in ("status", *plan.variables):
                     records[name][places] = part[f"values/{name}"]
+            for name, (dims, _) in self.table.coordinates().items():
+                if dims[0] == first:
+                    records[name][places[: len(dims)]] = self.table.columns[name][rows]
             del records
-        records = np.memmap(path, record, "r+", offset=start, shape=(count,))
-        for name, (dims, values) in self.table.coordinates().items():
-            if dims[0] == first:
-                records[name] = values
-        del records
         with open(path, "r+b") as file:
             file.seek(4)  # where the header has the number of records
             file.write(struct.pack(">i", count))
