@@ -291,10 +291,10 @@ def _opened(out: Path) -> "xarray.Dataset":
     import xarray
 
     data = xarray.open_dataset(out, engine="scipy")
-    coarse = int(((data.wall_spacing > 1) & (data.status == 0)).sum())
-    if coarse:
+    unresolved = data.attrs["unresolved"]
+    if unresolved:
         warnings.warn(
-            f"The grid does not resolve the double layers of {coarse} of {data.status.size} cells, those whose "
+            f"The grid does not resolve the double layers of {unresolved} of {data.status.size} cells, those whose "
             "wall_spacing is above 1: use Grid.refined(cell, nodes) with more nodes, in `solve`.",
             UnderResolvedWarning,
             stacklevel=3,

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..atomic import replacing
 from ..dataset import STATUS_ATTRIBUTES, package_version
+from ..errors import Status
 from .chunks import REFUSED, Chunk, Variable
 from .tables import Table
 
@@ -197,6 +198,11 @@ class Store:
         with np.load(self._part(index)) as part:
             return part[name]
 
+    def _unresolved(self, index: int) -> int:
+        """How many cells of a chunk were solved on a grid that does not resolve their double layers."""
+        spacing, status = (self._read(index, f"values/{name}") for name in ("wall_spacing", "status"))
+        return int(((spacing > 1) & (status == Status.CONVERGED)).sum())
+
     def _check_names(self, plan: Plan) -> None:
         axes = [(axis, size) for one in plan.variables.values() for axis, size in zip(*one[:2], strict=True)]
         sizes = dict(self.table.axes)
@@ -243,6 +249,7 @@ class Store:
             "source": f"pnp-fusion {package_version()}",
             "Conventions": "CF-1.11",
             "study": json.dumps(plan.settings),
+            "unresolved": np.int32(sum(self._unresolved(index) for index in self.finished())),
         }
         return xarray.Dataset(data, coordinates, about)
 
