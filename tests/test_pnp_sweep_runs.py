@@ -405,7 +405,15 @@ def test_parts_of_another_study_are_refused_or_given_up(run, tmp_path):
         run(cell, table, solve=interrupted, chunk=3)
     with pytest.raises(ValueError, match=r"parts holds another study \(table was .*overwrite=True"):
         run(cell, voltages(20), solve=interrupted)
-    assert (run(cell, table, overwrite=True).status == 0).all()
+    (parts / "study.json").unlink()  # as if the parts were being removed when the process was killed
+    (parts / "000001.npz").write_bytes(b"of another study")
+    assert (run(cell, table, chunk=2).status == 0).all()
+    assert not parts.exists()
+    with pytest.raises(KeyboardInterrupt):
+        run(cell, table, solve=interrupted, chunk=2, overwrite=True)
+    assert list(parts.glob("*.npz"))
+    assert (run(cell, table, overwrite=True).status == 0).all()  # what is finished is this study
+    assert run(cell, voltages(20), overwrite=True).sizes["voltage"] == 20
     assert not parts.exists()
 
 

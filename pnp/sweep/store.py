@@ -112,7 +112,8 @@ class Store:
     def begin(self, plan: Plan) -> None:
         """Write down the plan; ValueError if its variables do not fit into one dataset."""
         self._check_names(plan)
-        self.parts.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.parts, ignore_errors=True)  # what a removal that was killed left of other parts
+        self.parts.mkdir(parents=True)
         with replacing(self.parts / "study.json") as temporary:
             temporary.write_text(json.dumps(asdict(plan)), encoding="utf-8")
 
