@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from .bernoulli import bernoulli, bernoulli_slope
-from .lanes import LANES, absolute, any_lane, kernel, largest, load, smallest, splat, square_root, store, where
+from .bernoulli import bernoulli
+from .lanes import LANES, absolute, any_lane, inlined, kernel, largest, load, smallest, splat, square_root, store, where
 
-STIFFNESS, VOLUME, FIXED, POTENTIAL, BEFORE, CONCENTRATIONS = range(6)
+STIFFNESS, VOLUME, FIXED, POTENTIAL, BEFORE, TREND, CONCENTRATIONS = range(7)
 """Rows of a node: permittivity over the spacing to its right, control volume, fixed charge in it, potential, the same
-at the start of the step; from there on, for every species: concentration, at the start of the step, known part of the
+at the start of the step, its rate of change in the last step; from there on, for every species: concentration, at the start of the step, known part of the
 stage, rate at the start and in the middle, mobility over the spacing to the right; then S + 1 rows of y and a square
 matrix X."""
 LEFT_SPRING, LEFT_CHARGE, RIGHT_SPRING, RIGHT_CHARGE, STAGE, LENGTH, EXPLICIT, WEIGHT, ERROR, VALENCE = range(10)
@@ -28,7 +28,8 @@ LEFT_SPRING, LEFT_CHARGE, RIGHT_SPRING, RIGHT_CHARGE, STAGE, LENGTH, EXPLICIT, W
 explicit length of its first stage, weight of the middle in the second, error; then valences, amounts, largest
 concentrations, and the equations of one node."""
 KEEP_AT_LEAST, NEGLIGIBLE = 0.1, 1e-14
-CONVERGED, MOST_ITERATIONS = 1e-6, 15
+CONVERGED, MOST_ITERATIONS = 1e-7, 15
+"""Of the largest relative change that is left; and most iterations of a stage."""
 LOST = 1e-10
 """Relative error of an amount at which a step is refused."""
 GAMMA = 2 - math.sqrt(2)
@@ -38,7 +39,7 @@ SMALLEST_STEP = 1e-16
 DONE, STUCK, SPENT = 0, 1, 2
 
 
-@kernel
+@inlined
 def _rows_of_node(species: int) -> int:
     return CONCENTRATIONS + 6 * species + (species + 1) * (species + 2)
 
@@ -48,19 +49,22 @@ def _row_count(nodes: int, species: int) -> int:
     return nodes * _rows_of_node(species) + VALENCE + 3 * species + (species + 1) * (2 * species + 3) + 8 * species
 
 
-@kernel
+@inlined
 def _edge(work: Any, base: int, species: int, fields: int, valence: int, slot: int) -> None:
     """Fluxes to the right of a node and their derivatives, four rows a species at `slot`."""
     jump = load(work, base + fields + POTENTIAL) - load(work, base + POTENTIAL)
+    ahead, back, slope, last = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
     for s in range(species):
         z = load(work, valence + s)
         mobility = load(work, base + CONCENTRATIONS + 5 * species + s)
         here = load(work, base + CONCENTRATIONS + s)
         there = load(work, base + fields + CONCENTRATIONS + s)
         drop = z * jump
-        ahead = bernoulli(drop)
-        slope = bernoulli_slope(drop, ahead)
-        back = ahead + drop
+        if s == 0 or any_lane(~(z == -last)):
+            ahead, back, slope = bernoulli(drop)
+        else:  # of the other sign, as in a salt
+            ahead, back, slope = back, ahead, -1.0 - slope
+        last = z
         store(work, slot + 4 * s, mobility * (ahead * here - back * there))
         store(work, slot + 4 * s + 1, mobility * ahead)
         store(work, slot + 4 * s + 2, mobility * back)
@@ -83,11 +87,11 @@ def _sweep_down(work: Any, nodes: int, species: int, held: Any, baths: Any, give
         base = k * fields
         left, right = edges + 4 * species * (k % 2), edges + 4 * species * ((k + 1) % 2)
         volume = load(work, base + VOLUME)
-        for entry in range(block, block + size * width):
-            store(work, entry, splat(0.0))
         bottom = block + species * width
         if k < nodes - 1:
             _edge(work, base, species, fields, valence, right)
+        for entry in range(block, block + size * width):
+            store(work, entry, splat(0.0))
         bath = baths[k]
         gauss = -load(work, base + FIXED)
         for s in range(species):
@@ -165,7 +169,7 @@ def _sweep_down(work: Any, nodes: int, species: int, held: Any, baths: Any, give
             store(work, base + y + s, load(work, row + size))
 
 
-@kernel
+@inlined
 def _solve_block(work: Any, block: int, size: int) -> None:
     """Replace the right-hand sides of the equations of one node by their solutions."""
     width = 2 * size + 1
@@ -224,14 +228,16 @@ def _stage(work: Any, nodes: int, species: int, held: Any, baths: Any, active: A
         for k in range(nodes):
             highest = largest(highest, load(work, k * fields + CONCENTRATIONS + s))
         store(work, peak + s, highest)
-    converged, iterations = splat(1.0) < 0.0, splat(0.0)
+    converged, iterations, before = splat(1.0) < 0.0, splat(0.0), splat(1.0)
     for _ in range(MOST_ITERATIONS):
         if not any_lane(active):
             break
         _sweep_down(work, nodes, species, held, baths, False)
         moved, limited = _sweep_up(work, nodes, species, active)
         iterations = where(active, iterations + 1.0, iterations)
-        done = active & ~limited & (moved < CONVERGED)
+        # What the next iteration would change is less by at least the factor that this one changed less.
+        done = active & ~limited & (moved * smallest(moved / before, 1.0) < CONVERGED)
+        before = moved
         converged = converged | done
         # A comparison with NaN does not hold.
         active = active & ~done & (moved < 1e200)
@@ -261,19 +267,24 @@ def _first_rates(work: Any, nodes: int, species: int, baths: Any) -> None:
 
 
 @kernel
-def _begin_first(work: Any, nodes: int, species: int) -> None:
-    """Known part of the first stage."""
+def _begin_first(work: Any, nodes: int, species: int, held: Any) -> None:
+    """Known part of the first stage, and a straight line as its first guess."""
     fields = _rows_of_node(species)
     explicit = load(work, nodes * fields + EXPLICIT)
     for k in range(nodes):
+        base = k * fields
+        if not held[k]:
+            guess = load(work, base + BEFORE) + 2.0 * explicit * load(work, base + TREND)
+            store(work, base + POTENTIAL, guess)
         for s in range(species):
-            at = k * fields + CONCENTRATIONS + s
-            known = load(work, at + species) + explicit * load(work, at + 3 * species)
-            store(work, at + 2 * species, known)
+            at = base + CONCENTRATIONS + s
+            start, change = load(work, at + species), explicit * load(work, at + 3 * species)
+            store(work, at + 2 * species, start + change)
+            store(work, at, largest(start + 2.0 * change, KEEP_AT_LEAST * start))
 
 
 @kernel
-def _begin_second(work: Any, nodes: int, species: int, baths: Any) -> None:
+def _begin_second(work: Any, nodes: int, species: int, held: Any, baths: Any) -> None:
     """Rates in the middle, known part of the second stage, and a straight line as its first guess."""
     fields = _rows_of_node(species)
     own = nodes * fields
@@ -286,11 +297,13 @@ def _begin_second(work: Any, nodes: int, species: int, baths: Any) -> None:
             rate = inverse * (middle - load(work, at + 2 * species))
             store(work, at + 4 * species, splat(0.0) if baths[k] else rate)
             store(work, at + 2 * species, weight * middle + (1.0 - weight) * start)
-            guess = middle + (1 - GAMMA) / GAMMA * (middle - start)
-            store(work, at, largest(guess, KEEP_AT_LEAST * middle))
-        middle = load(work, base + POTENTIAL)
-        guess = middle + (1 - GAMMA) / GAMMA * (middle - load(work, base + BEFORE))
-        store(work, base + POTENTIAL, splat(0.0) + guess)
+            if not baths[k]:
+                guess = middle + (1 - GAMMA) / GAMMA * (middle - start)
+                store(work, at, largest(guess, KEEP_AT_LEAST * middle))
+        if not held[k]:
+            middle = load(work, base + POTENTIAL)
+            guess = middle + (1 - GAMMA) / GAMMA * (middle - load(work, base + BEFORE))
+            store(work, base + POTENTIAL, guess)
 
 
 @kernel
@@ -361,9 +374,12 @@ def _error_norm(work: Any, nodes: int, species: int, relative: float, absolute_:
 def _accept(work: Any, nodes: int, species: int, accepted: Any) -> None:
     """Go on from the end of the step where it was accepted, from its start elsewhere."""
     fields = _rows_of_node(species)
+    inverse = 1.0 / load(work, nodes * fields + LENGTH)
     for k in range(nodes):
         base = k * fields
         potential = where(accepted, load(work, base + POTENTIAL), load(work, base + BEFORE))
+        trend = inverse * (potential - load(work, base + BEFORE))
+        store(work, base + TREND, where(accepted, trend, load(work, base + TREND)))
         store(work, base + POTENTIAL, potential)
         store(work, base + BEFORE, potential)
         for s in range(species):
@@ -422,6 +438,7 @@ def march(
         for lane in range(LANES):
             cell = group[lane]
             for k in range(nodes):
+                work[(k * fields + TREND) * LANES + lane] = 0.0
                 work[(k * fields + POTENTIAL) * LANES + lane] = start_potential[cell, k]
                 work[(k * fields + BEFORE) * LANES + lane] = start_potential[cell, k]
                 for s in range(species):
@@ -456,19 +473,11 @@ def march(
                 flags[lane] = 1.0 if running[lane] else 0.0
                 flags[LANES + lane] = 1.0 if is_euler else 0.0
             active, by_euler = load(flags, 0) > 0.0, load(flags, 1) > 0.0
-            _begin_first(work, nodes, species)
+            _begin_first(work, nodes, species, held)
             converged, iterations = _stage(work, nodes, species, held, baths, active)
-            _begin_second(work, nodes, species, baths)
+            _begin_second(work, nodes, species, held, baths)
             shorter = load(work, own + LENGTH) * (1 - GAMMA)
             store(work, own + STAGE, where(by_euler, shorter, load(work, own + STAGE)))
-            for node in (0, nodes - 1):
-                # A straight line does not know what is held.
-                if held[node]:
-                    store(work, node * fields + POTENTIAL, load(work, node * fields + BEFORE))
-                if baths[node]:
-                    for s in range(species):
-                        at = node * fields + CONCENTRATIONS + s
-                        store(work, at, load(work, at + species))
             converged, more = _stage(work, nodes, species, held, baths, converged)
             _end(work, nodes, species, baths, by_euler)
             if closed:
