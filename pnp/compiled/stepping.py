@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..solvers.step_size import PER_OCTAVE
 from .bernoulli import bernoulli
 from .lanes import LANES, absolute, any_lane, inlined, kernel, largest, load, smallest, splat, square_root, store, where
 
@@ -499,6 +500,7 @@ def march(
                 report[cell, 2] += spent[lane]
                 power = -1.0 / (2.0 if euler[lane] else 3.0)
                 factor = control[2] * max(1.0 if failed else norm_here, 1e-12) ** power
+                factor = 2.0 ** (math.floor(math.log2(factor) * PER_OCTAVE) / PER_OCTAVE)
                 factor = min(max(factor, control[3]), control[4])
                 proposed = length * factor
                 if good:
