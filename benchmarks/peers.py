@@ -1,2 +1,237 @@
-"""Stub."""
-def available(kind): return []
+"""Other codes on the same cells, each with `steady` and, where it has one, `transient`: both return Q.
+
+Q is the diffuse charge of one half (see `cells.py`). Every peer gets what a user who knows it would give: the graded
+nodes of everyone else where it takes a grid, its model set up once where it allows that (not on the clock), and a
+state that is conserved and free of flux at the walls. Install them with `pip install ".[benchmark]"`.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .cells import MOMENTS, NODES
+from .expert import graded_nodes
+
+
+class Peer:
+    """Another code.
+
+    Attributes:
+        name: What tables call it.
+        enough: Cells of a steady comparison; the cost of one is well known from these.
+        tolerances, grids: Of the transients.
+    """
+
+    name: ClassVar[str]
+    enough: ClassVar[int] = 10
+    tolerances: ClassVar[Sequence[float]] = ()
+    grids: ClassVar[Sequence[int]] = (NODES,)
+
+    def prepare(self) -> None:
+        """Import and set up what needs no cell; raises ImportError where the code is missing."""
+
+    def steady(self, voltage: float, debye: float, nodes: int = NODES) -> float:
+        """Q of the steady state."""
+        raise NotImplementedError
+
+    def transient(
+        self, voltage: float, debye: float, nodes: int, tolerance: float, times: np.ndarray
+    ) -> np.ndarray:
+        """Q at times in units of the half width squared over the diffusivity."""
+        raise NotImplementedError
+
+    def steady_charges(self, voltages: np.ndarray, debye: np.ndarray, nodes: int = NODES) -> np.ndarray:
+        """Q of one cell after another, NaN where the code fails."""
+        found = np.full(len(voltages), np.nan)
+        for index, (voltage, length) in enumerate(zip(voltages.tolist(), debye.tolist(), strict=True)):
+            try:
+                found[index] = self.steady(voltage, length, nodes)
+            except Exception as problem:  # of whatever kind: the codes have many
+                print(f"{self.name}: no steady state at U0 = {voltage:.3g}, eps = {length:.3g}: {str(problem)[:90]}")
+        return found
+
+    def transient_charges(
+        self, voltages: np.ndarray, debye: np.ndarray, tolerance: float, nodes: int
+    ) -> np.ndarray:
+        """Q at ten charging times of one cell after another, `(cell, time)`, NaN where the code fails."""
+        found = np.full((len(voltages), len(MOMENTS)), np.nan)
+        for index, (voltage, length) in enumerate(zip(voltages.tolist(), debye.tolist(), strict=True)):
+            try:
+                found[index] = self.transient(voltage, length, nodes, tolerance, length * MOMENTS)
+            except Exception as problem:
+                print(f"{self.name}: no transient at U0 = {voltage:.3g}, eps = {length:.3g}: {str(problem)[:90]}")
+        return found
+
+
+class SolveBvp(Peer):
+    """scipy's collocation on what is left of the steady state of a symmetric salt, Poisson-Boltzmann's equation.
+
+    Neither a transient nor unequal ions, but the best that scipy offers for this very problem. In half a cell
+    debye² phi'' = A sinh(phi) and n' = A cosh(phi), with A from n(1) = 1; analytic Jacobians, few nodes and a loose
+    tolerance, because the method is of fourth order: tighter ones cost up to twice as much for errors of 3e-7.
+    """
+
+    name = "scipy solve_bvp (reduced)"
+    enough = 50
+
+    def steady(self, voltage: float, debye: float, nodes: int = NODES) -> float:
+        from scipy.integrate import solve_bvp
+
+        square = debye**2
+
+        def slopes(x: np.ndarray, y: np.ndarray, p: np.ndarray) -> np.ndarray:
+            middle = np.exp(p[0])
+            return np.stack([y[1], middle / square * np.sinh(y[0]), middle * np.cosh(y[0])])
+
+        def slopes_by(x: np.ndarray, y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            middle, sinh, cosh = np.exp(p[0]), np.sinh(y[0]), np.cosh(y[0])
+            by_state, by_parameter = np.zeros((3, 3, len(x))), np.zeros((3, 1, len(x)))
+            by_state[0, 1] = 1.0
+            by_state[1, 0], by_state[2, 0] = middle / square * cosh, middle * sinh
+            by_parameter[1, 0], by_parameter[2, 0] = middle / square * sinh, middle * cosh
+            return by_state, by_parameter
+
+        def ends(a: np.ndarray, b: np.ndarray, p: np.ndarray) -> np.ndarray:
+            return np.array([a[0], a[2], b[0] - voltage, b[2] - 1.0])
+
+        x = graded_nodes(voltage, debye, max(nodes // 4, 21) | 1)
+        x = 1 - x[: len(x) // 2 + 1][::-1]
+        layer = math.tanh(voltage / 4) * np.exp(-(1 - x) / debye)
+        guess = np.stack([4 * np.arctanh(layer), 4 * layer / (1 - layer**2) / debye, x])
+        middle = -math.log1p(4 * debye * math.sinh(voltage / 4) ** 2)
+        found = solve_bvp(slopes, ends, x, guess, p=[middle], tol=1e-2, fun_jac=slopes_by)
+        if not found.success:
+            raise RuntimeError(found.message)
+        return square * float(found.y[1, -1] - found.y[1, 0])
+
+
+class PyBaMM(Peer):
+    """PyBaMM's expressions and its IDAKLU solver (SUNDIALS' variable-order BDF, sparse direct solves).
+
+    With the Scharfetter-Gummel fluxes of everyone else, because its own central fluxes need finer grids and lose ions
+    at blocking walls of a graded one. One model serves all cells, which are its inputs. The steady state is a
+    transient to 100 diffusion times.
+    """
+
+    name = "PyBaMM IDAKLU"
+    tolerances = (1e-3, 3e-4, 1e-4, 1e-5)
+    grids = (NODES, 401)
+
+    def __init__(self) -> None:
+        self._models: dict[int, Any] = {}
+        self._solvers: dict[tuple[int, float], Any] = {}
+
+    def prepare(self) -> None:
+        import pybamm
+
+        pybamm.set_logging_level("ERROR")
+        for nodes in self.grids:
+            self._model(nodes)
+        self.steady(1.0, 0.1)
+        for nodes in self.grids:
+            for tolerance in self.tolerances:
+                self.transient(1.0, 0.1, nodes, tolerance, 0.1 * MOMENTS)
+
+    def _model(self, nodes: int) -> Any:
+        import pybamm
+        from scipy.sparse import csr_matrix, diags
+
+        if nodes in self._models:
+            return self._models[nodes]
+        # A model of trivial equations is discretised first, so that the expressions below know how long vectors are.
+        model = pybamm.BaseModel()
+        names = ("cation", "anion", "potential")
+        symbols = [pybamm.Variable(name, domain="cell") for name in names]
+        voltage, permittivity = pybamm.InputParameter("voltage"), pybamm.InputParameter("permittivity")
+        inverse = pybamm.InputParameter("inverse", expected_size=nodes - 1)
+        volumes = pybamm.InputParameter("volumes", expected_size=nodes)
+        start = pybamm.InputParameter("start", expected_size=nodes)
+        model.rhs = {one: -one for one in symbols[:2]}
+        model.algebraic = {symbols[2]: symbols[2]}
+        model.initial_conditions = {one: pybamm.Scalar(1.0) for one in symbols}
+        space = pybamm.SpatialVariable("x", domain=["cell"], coord_sys="cartesian")
+        geometry = {"cell": {space: {"min": pybamm.Scalar(0), "max": pybamm.Scalar(2)}}}
+        mesh = pybamm.Mesh(geometry, {"cell": pybamm.Uniform1DSubMesh}, {space: nodes})
+        discretisation = pybamm.Discretisation(mesh, {"cell": pybamm.FiniteVolume()})
+        discretisation.process_model(model)
+        cation, anion, potential = (
+            pybamm.StateVector(slice(i * nodes, (i + 1) * nodes)) for i in range(len(names))
+        )
+
+        difference = csr_matrix(diags([-1.0, 1.0], [0, 1], shape=(nodes - 1, nodes)))
+        behind = pybamm.Matrix(csr_matrix(diags([1.0], [0], shape=(nodes - 1, nodes))))
+        ahead = pybamm.Matrix(csr_matrix(diags([1.0], [1], shape=(nodes - 1, nodes))))
+        divergence = pybamm.Matrix(csr_matrix(-difference.T))
+        inside = np.ones(nodes)
+        inside[[0, -1]] = 0.0
+        wall = np.zeros(nodes)
+        wall[0], wall[-1] = 1.0, -1.0
+
+        drop = pybamm.Matrix(difference) @ potential
+        half = drop / 2 + 1e-10  # never exactly zero over zero
+        even = half / pybamm.sinh(half)
+        up, down = even * pybamm.exp(-half) * inverse, even * pybamm.exp(half) * inverse
+        fluxes = {
+            cation: up * (behind @ cation) - down * (ahead @ cation),
+            anion: down * (behind @ anion) - up * (ahead @ anion),
+        }
+        rates = [-(divergence @ flux) / volumes for flux in fluxes.values()]
+        gauss = divergence @ (permittivity * drop * inverse) + volumes * (cation - anion)
+        outside = pybamm.Vector(1 - inside) * potential - pybamm.Vector(wall) * voltage
+        held = pybamm.Vector(inside) * gauss + outside
+        ones = pybamm.Vector(np.ones(nodes))
+        model.rhs = dict(zip(symbols[:2], rates, strict=True))
+        model.concatenated_rhs = pybamm.numpy_concatenation(*rates)
+        model.algebraic, model.concatenated_algebraic = {symbols[2]: held}, pybamm.numpy_concatenation(held)
+        model.initial_conditions = dict(zip(symbols, (ones, ones, start), strict=True))
+        model.concatenated_initial_conditions = pybamm.numpy_concatenation(ones, ones, start)
+        self._models[nodes] = model
+        return model
+
+    def steady(self, voltage: float, debye: float, nodes: int = NODES) -> float:
+        return float(self.transient(voltage, debye, nodes, 1e-4, np.array([100.0]))[0])
+
+    def transient(
+        self, voltage: float, debye: float, nodes: int, tolerance: float, times: np.ndarray
+    ) -> np.ndarray:
+        import pybamm
+
+        key = nodes, tolerance
+        if key not in self._solvers:
+            self._solvers[key] = pybamm.IDAKLUSolver(rtol=tolerance, atol=tolerance / 100)
+        positions = graded_nodes(voltage, debye, nodes)
+        spacings = np.diff(positions)
+        volumes = np.zeros(nodes)
+        volumes[:-1] += spacings / 2
+        volumes[1:] += spacings / 2
+        inputs = {
+            "voltage": voltage,
+            "permittivity": 2 * debye**2,
+            "inverse": 1 / spacings,
+            "volumes": volumes,
+            "start": voltage * (1 - positions),
+        }
+        moments = np.concatenate([[0.0], times])
+        found = self._solvers[key].solve(self._model(nodes), moments[[0, -1]], inputs=inputs, t_interp=moments)
+        state = found.y if isinstance(found.y, np.ndarray) else found.y.full()
+        return volumes @ np.abs(state[:nodes, 1:] - state[nodes : 2 * nodes, 1:]) / 4
+
+
+PEERS = (SolveBvp, PyBaMM)
+
+
+def available(kind: str) -> Iterator[tuple[str, Peer]]:
+    """The peers that are installed and can do what is asked, `steady` or `transient`."""
+    for make in PEERS:
+        if getattr(make, kind) is getattr(Peer, kind):
+            continue
+        peer = make()
+        try:
+            peer.prepare()
+        except ImportError as problem:
+            print(f"{peer.name} is left out: {problem}")
+            continue
+        yield peer.name, peer
