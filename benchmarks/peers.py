@@ -6,14 +6,15 @@ state that is conserved and free of flux at the walls. Install them with `pip in
 """
 
 import math
+import os
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
 
 from .cells import MOMENTS, NODES
-from .expert import graded_nodes
+from .expert import GAMMA, graded_nodes
 
 
 class Peer:
@@ -220,7 +221,161 @@ class PyBaMM(Peer):
         return volumes @ np.abs(state[:nodes, 1:] - state[nodes : 2 * nodes, 1:]) / 4
 
 
-PEERS = (SolveBvp, PyBaMM)
+class Devsim(Peer):
+    """devsim, a simulator of semiconductor devices: Scharfetter-Gummel fluxes, Newton's method, MKL's direct solver.
+
+    It has no amounts to impose, so the steady state of a closed cell is reached by implicit steps in time that grow;
+    every one of them keeps the ions. A device and its equations are set up for every cell, on the clock, because a
+    device is a mesh.
+    """
+
+    name = "devsim"
+    tolerances = (3e-1, 1e-1)
+
+    def prepare(self) -> None:
+        try:
+            import devsim
+        except RuntimeError as problem:  # its linear algebra is missing
+            raise ImportError(str(problem)) from problem
+        devsim.set_parameter(name="debug_level", value="info")
+
+    def steady(self, voltage: float, debye: float, nodes: int = NODES) -> float:
+        with self._device(voltage, debye, nodes) as volumes:
+            for step in (debye**2, 0.03, 3.0, 300.0, 3000.0):
+                self._solve(type="transient_bdf1", tdelta=step, charge_error=1e10)
+            return self._charge(volumes)
+
+    def transient(
+        self, voltage: float, debye: float, nodes: int, tolerance: float, times: np.ndarray
+    ) -> np.ndarray:
+        """TR-BDF2 steps that grow in proportion to the time, by `tolerance` a step, and end on the moments."""
+        charges, now, step = [], 0.0, 1e-3 * debye**2
+        with self._device(voltage, debye, nodes) as volumes:
+            self._solve(type="transient_bdf1", tdelta=step, charge_error=1e10)
+            now += step
+            for moment in times.tolist():
+                while now < moment * (1 - 1e-9):
+                    step = (moment - now) / math.ceil((moment - now) / max(tolerance * now, step))
+                    for method in ("transient_tr", "transient_bdf2"):
+                        self._solve(type=method, tdelta=step, gamma=GAMMA, charge_error=1e10)
+                    now += step
+                charges.append(self._charge(volumes))
+        return np.array(charges)
+
+    @contextmanager
+    def _device(self, voltage: float, debye: float, nodes: int) -> Iterator[np.ndarray]:
+        """A device for one cell, its control volumes, and silence on the console."""
+        import devsim
+
+        console, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        try:
+            yield self._build(voltage, debye, nodes)
+        finally:
+            devsim.delete_device(device="cell")
+            devsim.delete_mesh(mesh="cell")
+            os.dup2(console, 1)
+            os.close(console)
+            os.close(nowhere)
+
+    @staticmethod
+    def _solve(**how: Any) -> None:
+        import devsim
+
+        devsim.solve(absolute_error=1e-5, relative_error=1e10, maximum_iterations=60, **how)
+
+    def _charge(self, volumes: np.ndarray) -> float:
+        import devsim
+
+        cation, anion = (
+            np.array(devsim.get_node_model_values(device="cell", region="cell", name=name))
+            for name in ("Cation", "Anion")
+        )
+        return float(volumes @ np.abs(cation - anion)) / 4
+
+    def _build(self, voltage: float, debye: float, nodes: int) -> np.ndarray:
+        import devsim
+
+        where = {"device": "cell", "region": "cell"}
+        positions = graded_nodes(voltage, debye, nodes)
+        spacings = np.diff(positions)
+        volumes = np.zeros(nodes)
+        volumes[:-1] += spacings / 2
+        volumes[1:] += spacings / 2
+        devsim.create_1d_mesh(mesh="cell")
+        tags = {0: "left", nodes - 1: "right"}
+        for index, position in enumerate(positions.tolist()):
+            step = spacings[min(index, nodes - 2)]
+            devsim.add_1d_mesh_line(mesh="cell", pos=position, ps=2 * step, tag=tags.get(index, f"n{index}"))
+        for end in ("left", "right"):
+            devsim.add_1d_contact(mesh="cell", name=end, tag=end, material="metal")
+        devsim.add_1d_region(mesh="cell", material="water", region="cell", tag1="left", tag2="right")
+        devsim.finalize_mesh(mesh="cell")
+        devsim.create_device(mesh="cell", device="cell")
+
+        def node(name: str, equation: str) -> None:
+            devsim.node_model(name=name, equation=equation, **where)
+
+        def edge(name: str, equation: str, by: Sequence[str] = ()) -> None:
+            devsim.edge_model(name=name, equation=equation, **where)
+            for field in by:
+                for side in ("n0", "n1"):
+                    derivative = f"simplify(diff({equation}, {field}@{side}))"
+                    devsim.edge_model(name=f"{name}:{field}@{side}", equation=derivative, **where)
+
+        devsim.set_parameter(device="cell", name="hold", value=1.0)
+        devsim.set_parameter(device="cell", name="voltage", value=0.0)
+        start = {"Potential": np.zeros(nodes), "Cation": np.ones(nodes), "Anion": np.ones(nodes)}
+        for name, values in start.items():
+            devsim.node_solution(name=name, **where)
+            devsim.set_node_values(name=name, values=values.tolist(), **where)
+            devsim.edge_from_node_model(node_model=name, **where)
+        edge("Drop", "Potential@n1 - Potential@n0", ["Potential"])
+        edge("Up", "B(Drop)")
+        edge("Up:Potential@n0", "-dBdx(Drop)")
+        edge("Up:Potential@n1", "dBdx(Drop)")
+        flux = "EdgeInverseLength * (Up * {0}@n0 - (Up + Drop) * {0}@n1)"
+        edge("CationFlux", flux.format("Cation"), ["Potential", "Cation"])
+        flux = "EdgeInverseLength * ((Up + Drop) * {0}@n0 - Up * {0}@n1)"
+        edge("AnionFlux", flux.format("Anion"), ["Potential", "Anion"])
+        edge("Displacement", f"{-2 * debye**2!r} * EdgeInverseLength * Drop", ["Potential"])
+        node("MinusCharge", "Anion - Cation")
+        node("MinusCharge:Anion", "1")
+        node("MinusCharge:Cation", "-1")
+        for ion in ("Cation", "Anion"):
+            node(f"{ion}:{ion}", "1")
+            node(f"{ion}Held", f"hold * ({ion} - 1)")
+            node(f"{ion}Held:{ion}", "hold")
+            devsim.equation(
+                name=f"{ion}Balance",
+                variable_name=ion,
+                edge_model=f"{ion}Flux",
+                node_model=f"{ion}Held",
+                time_node_model=ion,
+                variable_update="positive",
+                **where,
+            )
+        devsim.equation(
+            name="Gauss",
+            variable_name="Potential",
+            edge_model="Displacement",
+            node_model="MinusCharge",
+            variable_update="default",
+            **where,
+        )
+        for end, value in (("left", "voltage"), ("right", "-voltage")):
+            here = {"device": "cell", "contact": end}
+            devsim.contact_node_model(name=f"{end}Held", equation=f"Potential - ({value})", **here)
+            devsim.contact_node_model(name=f"{end}Held:Potential", equation="1", **here)
+            devsim.contact_equation(name="Gauss", node_model=f"{end}Held", **here)
+        # In time it starts only from a state that it has called steady: ions held to one, no voltage.
+        devsim.solve(type="transient_dc", absolute_error=1e-5, relative_error=1e10, maximum_iterations=10)
+        devsim.set_parameter(device="cell", name="hold", value=0.0)
+        devsim.set_parameter(device="cell", name="voltage", value=voltage)
+        return volumes
+
+
+PEERS = (SolveBvp, PyBaMM, Devsim)
 
 
 def available(kind: str) -> Iterator[tuple[str, Peer]]:
