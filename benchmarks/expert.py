@@ -36,7 +36,7 @@ class ExpertError(RuntimeError):
 
 
 def graded_nodes(voltage: float, debye: float, nodes: int) -> np.ndarray:
-    """A two-sided sinh map on 0..2, for an odd number of nodes, with 0.02 (200/nodes) inner Debye lengths at the walls."""
+    """A two-sided sinh map on 0..2 for an odd number of nodes; 0.02 (200/nodes) inner Debye lengths at the walls."""
     inner = debye * max(1 / math.cosh(voltage / 2), debye)
     ratio = 0.02 * 200 / nodes * inner * (nodes - 1) / 2
     grading = 1.0
