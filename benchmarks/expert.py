@@ -299,7 +299,9 @@ class Expert:
     ) -> float:
         """Diffuse charge within a step, from the cubic through states and rates (times the step) at its ends."""
         s, rest = share, 1 - share
-        cubic = rest * start + s * end + s * rest * (rest * (at_start - end + start) - s * (at_end - end + start))
+        cubic = (
+            rest * start + s * end + s * rest * (rest * (at_start - end + start) - s * (at_end - end + start))
+        )
         return float(self.volumes @ np.abs(cubic[0] - cubic[1])) / 4
 
 

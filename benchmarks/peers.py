@@ -54,7 +54,9 @@ class Peer:
             try:
                 found[index] = self.steady(voltage, length, nodes)
             except Exception as problem:  # of whatever kind: the codes have many
-                print(f"{self.name}: no steady state at U0 = {voltage:.3g}, eps = {length:.3g}: {str(problem)[:90]}")
+                print(
+                    f"{self.name}: no steady state at U0 = {voltage:.3g}, eps = {length:.3g}: {str(problem)[:90]}"
+                )
         return found
 
     def transient_charges(
@@ -66,7 +68,9 @@ class Peer:
             try:
                 found[index] = self.transient(voltage, length, nodes, tolerance, length * MOMENTS)
             except Exception as problem:
-                print(f"{self.name}: no transient at U0 = {voltage:.3g}, eps = {length:.3g}: {str(problem)[:90]}")
+                print(
+                    f"{self.name}: no transient at U0 = {voltage:.3g}, eps = {length:.3g}: {str(problem)[:90]}"
+                )
         return found
 
 
@@ -219,7 +223,9 @@ class PyBaMM(Peer):
             "start": voltage * (1 - positions),
         }
         moments = np.concatenate([[0.0], times])
-        found = self._solvers[key].solve(self._model(nodes), moments[[0, -1]], inputs=inputs, t_interp=moments)
+        found = self._solvers[key].solve(
+            self._model(nodes), moments[[0, -1]], inputs=inputs, t_interp=moments
+        )
         state = found.y if isinstance(found.y, np.ndarray) else found.y.full()
         return volumes @ np.abs(state[:nodes, 1:] - state[nodes : 2 * nodes, 1:]) / 4
 

@@ -96,12 +96,16 @@ def few_cells(quick: bool) -> list[dict[str, Any]]:
     return rows
 
 
-def growing(sizes: Iterable[int], measure: Callable[[int], dict[str, Any]], quick: bool) -> list[dict[str, Any]]:
+def growing(
+    sizes: Iterable[int], measure: Callable[[int], dict[str, Any]], quick: bool
+) -> list[dict[str, Any]]:
     """Measurements at growing sizes, as long as they do not take too long."""
     rows = []
     for size in sizes:
         rows.append(measure(size))
-        if max(value for key, value in rows[-1].items() if key.startswith("seconds")) > (0.5 if quick else LONGEST):
+        if max(value for key, value in rows[-1].items() if key.startswith("seconds")) > (
+            0.5 if quick else LONGEST
+        ):
             break
     return rows
 
@@ -212,7 +216,10 @@ def page(found: dict[str, Any]) -> str:
     )
     text += "\nAgainst the size of the batch, 201 nodes:\n\n" + table(
         ["cells in the call", "CPU ms", "cells per CPU second"],
-        [[str(r["batch"]), f"{1e3 * r['seconds']:.3g}", f"{r['batch'] / r['seconds']:,.0f}"] for r in found["batch"]],
+        [
+            [str(r["batch"]), f"{1e3 * r['seconds']:.3g}", f"{r['batch'] / r['seconds']:,.0f}"]
+            for r in found["batch"]
+        ],
     )
     text += "\nAgainst the number of nodes, 64 cells in a call:\n\n" + table(
         ["nodes", "cells per CPU second", "expert's", "ratio"],

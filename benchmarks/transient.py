@@ -93,9 +93,7 @@ def _row(
 ) -> dict[str, Any]:
     found: list[np.ndarray] = []
     rounds = 1 if quick or len(voltages) > FEW else 2
-    cost = alternating(
-        {name: lambda: found.append(call(voltages, debye, tolerance, nodes))}, rounds
-    )[name]
+    cost = alternating({name: lambda: found.append(call(voltages, debye, tolerance, nodes))}, rounds)[name]
     shared = min(len(exact), len(voltages))
     error = np.abs(found[-1][:shared] / exact[:shared] - 1).max(-1)
     solved = np.isfinite(error)
@@ -112,7 +110,9 @@ def _row(
     }
 
 
-def _singly(call: Callable[..., np.ndarray], voltages: np.ndarray, debye: np.ndarray, *more: Any) -> np.ndarray:
+def _singly(
+    call: Callable[..., np.ndarray], voltages: np.ndarray, debye: np.ndarray, *more: Any
+) -> np.ndarray:
     return np.concatenate([call(voltages[i : i + 1], debye[i : i + 1], *more) for i in range(len(voltages))])
 
 
@@ -152,7 +152,16 @@ def page(found: dict[str, Any]) -> str:
     """The numbers as Markdown."""
     rows = found["precision"]
     text = table(
-        ["solver", "nodes", "tolerance", "cells", "CPU ms a cell", "error of Q(t), median", "largest", "failed"],
+        [
+            "solver",
+            "nodes",
+            "tolerance",
+            "cells",
+            "CPU ms a cell",
+            "error of Q(t), median",
+            "largest",
+            "failed",
+        ],
         [
             [
                 row["solver"],
@@ -170,9 +179,14 @@ def page(found: dict[str, Any]) -> str:
     names = list(dict.fromkeys(row["solver"] for row in rows))
     few = min(row["cells"] for row in rows if row["solver"] == "expert")
     costs = {
-        name: [at_error([row for row in rows if row["solver"] == name], t, few) for t in TARGETS] for name in names
+        name: [at_error([row for row in rows if row["solver"] == name], t, few) for t in TARGETS]
+        for name in names
     }
-    head = ["solver", *(f"CPU ms at error {t:.0e}" for t in TARGETS), *(f"over ours, {t:.0e}" for t in TARGETS)]
+    head = [
+        "solver",
+        *(f"CPU ms at error {t:.0e}" for t in TARGETS),
+        *(f"over ours, {t:.0e}" for t in TARGETS),
+    ]
     lines = []
     for name in names:
         ratios = [a / b if a and b else None for a, b in zip(costs[name], costs[names[0]], strict=True)]

@@ -47,7 +47,9 @@ def test_expert_charges_as_the_spectral_reference(voltage, debye):
     reference = SpectralCell(two_sided(2.0, 1.5 * inner, 16), 2 * debye**2, (voltage, -voltage))
     exact = reference.diffuse_charge(reference.solve(times, 1e-8)) / 2
     expert = Expert(voltage, debye, graded_nodes(voltage, debye, 401))
-    errors = [np.abs(expert.charging(times, rtol, rtol / 100).charges / exact - 1).max() for rtol in (1e-4, 1e-6)]
+    errors = [
+        np.abs(expert.charging(times, rtol, rtol / 100).charges / exact - 1).max() for rtol in (1e-4, 1e-6)
+    ]
     assert errors[0] < 2e-3
     assert errors[1] < 2e-4
 
