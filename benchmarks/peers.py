@@ -391,7 +391,7 @@ class Matscipy(Peer):
     """
 
     name = "matscipy"
-    enough = 3
+    enough = 2
 
     def prepare(self) -> None:
         import logging

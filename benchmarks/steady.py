@@ -91,7 +91,7 @@ def few_cells(quick: bool) -> list[dict[str, Any]]:
         calls = {"value": partial(ours, *part), "gradient": partial(ours, *part, gradients=True)}
         if count < 100:
             calls["expert"] = partial(expert, *part)
-        costs = alternating(calls, 1 if quick else 5, partial(per_call, seconds=0.2))
+        costs = alternating(calls, 1 if quick else 3, partial(per_call, seconds=0.2))
         rows.append({"batch": count} | {name: cost.cpu for name, cost in costs.items()})
     return rows
 
