@@ -23,10 +23,9 @@ NODES = 201
 
 
 def sample(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Voltages, uniform over 0.1..10, and Debye lengths, log-uniform over 0.005..0.1."""
-    generator = np.random.default_rng(seed)
-    voltages = generator.uniform(0.1, 10.0, count)
-    return voltages, np.exp(generator.uniform(math.log(0.005), math.log(0.1), count))
+    """Voltages, uniform over 0.1..10, and Debye lengths, log-uniform over 0.005..0.1; more begin with the same."""
+    voltages, logs = np.random.default_rng(seed).uniform(size=(count, 2)).T
+    return 0.1 + 9.9 * voltages, 0.005 * 20.0**logs
 
 
 def exact_charges(voltages: Sequence[float], debye: Sequence[float]) -> np.ndarray:

@@ -34,6 +34,17 @@ that there are two ions of opposite valence and equal diffusivity; `pnp` may not
 and balances. The tests hold it to the exact solution and to `pnp` (`tests/test_benchmarks.py`). Other codes are in
 `benchmarks/peers.py`, with what is fair and unfair about each.
 
+What the numbers of the others mean:
+
+- `solve_bvp` solves Poisson-Boltzmann's equation of half a symmetric cell, which is all that is left of this steady
+  state, but not a transient, unequal ions or a reaction. Its method is of fourth order.
+- PyBaMM has the same fluxes and grids written in its expressions, one model for all cells, made off the clock; a steady
+  state is a transient to 100 diffusion times. IDAKLU's orders go up to five.
+- devsim gives the expert's numbers to all digits. It sets up a device a cell, on the clock, and reaches the steady
+  state of a closed cell by implicit steps; its transients take steps in proportion to the time, TR-BDF2.
+- matscipy has uniform grids only, and dense matrices.
+- FiPy was left out, see `benchmarks/peers.py`.
+
 ![Cells per second against batch, nodes and species; transients: cost against error.](figures/performance.png)
 
 ## Steady states
@@ -120,19 +131,15 @@ def main() -> None:
         __doc__.splitlines()[0], page={"action": "store_true", "help": "make the page from the last numbers"}
     )
     if not chosen.page:
-        found = {
-            "steady": steady.measure(chosen.quick, chosen.peers),
-            "transient": transient.measure(chosen.quick, chosen.peers),
-            "startup": startup.measure(chosen.quick),
-        }
-        about = machine() | {"peers": chosen.peers}
+        for name, part in PARTS.items():
+            numbers = part.measure(chosen.quick, chosen.peers)
+            print(f"# {name}\n\n{part.page(numbers)}", flush=True)
+            if not chosen.quick:
+                save(name, numbers)
         if chosen.quick:
-            print(*(part.page(found[name]) for name, part in PARTS.items()), sep="\n")
             return
-        for name, numbers in (found | {"machine": about}).items():
-            save(name, numbers)
-    found = {name: load(name) for name in PARTS}
-    about = load("machine")
+        save("machine", machine() | {"peers": chosen.peers})
+    found, about = {name: load(name) for name in PARTS}, load("machine")
     words = ", ".join(
         f"{name} {value}" for name, value in about.items() if name not in ("processor", "peers")
     )

@@ -48,7 +48,7 @@ def fresh(code: str, cache: str | None) -> tuple[float, str]:
     return time.perf_counter() - start, done.stdout
 
 
-def measure(quick: bool = False) -> dict[str, Any]:
+def measure(quick: bool = False, with_peers: bool = False) -> dict[str, Any]:
     """All tables of this page, as numbers."""
     rounds = 1 if quick else 2
     rows: dict[str, Any] = {"imports": {}, "first_calls": {}}
