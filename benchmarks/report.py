@@ -3,6 +3,7 @@
 With --page the page and its figure are made again from the numbers of the last run, without measuring.
 """
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,9 @@ Wall times of fresh processes. Compiled functions, where there are any, are kept
 def figure(found: dict[str, Any]) -> None:
     """Four pictures side by side."""
     from matplotlib import pyplot
+    from matplotlib.ticker import NullFormatter
 
-    canvas, axes = pyplot.subplots(2, 2, figsize=(10.5, 8), layout="constrained")
+    canvas, axes = pyplot.subplots(2, 2, figsize=(10.5, 9.5), layout="constrained")
     batch, nodes, species, precision = axes.flat
     still, moving = found["steady"], found["transient"]
     costs = {row["solver"]: row["cpu"] for row in still["comparison"]}
@@ -117,9 +119,12 @@ def figure(found: dict[str, Any]) -> None:
     precision.set(
         xlabel="error of Q(t), median", ylabel="CPU ms a cell", title="transients, several tolerances"
     )
+    ticks = [1e-4, 2e-4, 5e-4, 1e-3, 2e-3]
+    precision.set_xticks(ticks, [f"{tick:.0e}" for tick in ticks])
+    precision.xaxis.set_minor_formatter(NullFormatter())
     for axis in axes.flat:
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, frameon=False)
     FIGURE.parent.mkdir(exist_ok=True)
     canvas.savefig(FIGURE, dpi=110)
     pyplot.close(canvas)
@@ -140,14 +145,12 @@ def main() -> None:
             return
         save("machine", machine() | {"peers": chosen.peers})
     found, about = {name: load(name) for name in PARTS}, load("machine")
-    words = ", ".join(
-        f"{name} {value}" for name, value in about.items() if name not in ("processor", "peers")
-    )
+    first = f"{about.pop('processor')}, {about.pop('cores')} cores"
+    peers = " --peers" if about.pop("peers") else ""
+    versions = textwrap.fill(", ".join([first, *(f"{name} {value}" for name, value in about.items())]), 110)
     figure(found)
     parts = {name: part.page(found[name]) for name, part in PARTS.items()}
-    text = PAGE.format(
-        peers=" --peers" if about["peers"] else "", machine=f"{about['processor']}; {words}.", **parts
-    )
+    text = PAGE.format(peers=peers, machine=versions + ".", **parts)
     (DOCS / "performance.md").write_text(text, encoding="utf-8")
 
 

@@ -178,6 +178,11 @@ def measure(quick: bool = False, with_peers: bool = False) -> dict[str, Any]:
     }
 
 
+def _rate(seconds: float) -> str:
+    """Cells per second."""
+    return f"{1 / seconds:,.0f}" if seconds < 0.1 else f"{1 / seconds:.2g}"
+
+
 def page(found: dict[str, Any]) -> str:
     """The numbers as Markdown."""
     rows = found["comparison"]
@@ -189,7 +194,7 @@ def page(found: dict[str, Any]) -> str:
             str(row["cells"]),
             f"{1e3 * row['cpu']:.3g}",
             f"{1e3 * row['wall']:.3g}",
-            f"{1 / row['cpu']:,.0f}",
+            _rate(row["cpu"]),
             f"{row['cpu'] / unit:.3g}",
             f"{row['cpu'] / expert_cost:.3g}",
             "" if row["median_error"] is None else f"{row['median_error']:.1e}",
