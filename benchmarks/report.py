@@ -41,7 +41,7 @@ What the numbers of the others mean:
   state, but not a transient, unequal ions or a reaction. Its method is of fourth order.
 - PyBaMM has the same fluxes and grids written in its expressions, one model for all cells, made off the clock; a steady
   state is a transient to 100 diffusion times. IDAKLU's orders go up to five.
-- devsim gives the expert's numbers to all digits. It sets up a device a cell, on the clock, and reaches the steady
+- devsim gives the expert's numbers to all digits. Half of its time sets up a device a cell; it reaches the steady
   state of a closed cell by implicit steps; its transients take steps in proportion to the time, TR-BDF2.
 - matscipy has uniform grids only, and dense matrices.
 - FiPy was left out, see `benchmarks/peers.py`.
