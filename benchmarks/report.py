@@ -1,6 +1,7 @@
-"""Measure everything and write docs/performance.md: python -m benchmarks.report [--peers] [--page].
+"""Measure everything and write docs/performance.md: python -m benchmarks.report [--peers] [--only PART] [--page].
 
-With --page the page and its figure are made again from the numbers of the last run, without measuring.
+With --page the page and its figure are made again from the numbers of the last run; with --only some of them are
+measured again.
 """
 
 import textwrap
@@ -133,10 +134,18 @@ def figure(found: dict[str, Any]) -> None:
 def main() -> None:
     """Measure, unless only the page is wanted, and write."""
     chosen = options(
-        __doc__.splitlines()[0], page={"action": "store_true", "help": "make the page from the last numbers"}
+        __doc__.splitlines()[0],
+        page={"action": "store_true", "help": "make the page from the last numbers, without measuring"},
+        only={
+            "nargs": "+",
+            "choices": list(PARTS),
+            "default": list(PARTS),
+            "help": "measure these parts only",
+        },
     )
     if not chosen.page:
-        for name, part in PARTS.items():
+        for name in chosen.only:
+            part = PARTS[name]
             numbers = part.measure(chosen.quick, chosen.peers)
             print(f"# {name}\n\n{part.page(numbers)}", flush=True)
             if not chosen.quick:

@@ -3,7 +3,6 @@
 Clocks include the description of the cells and their grids, unless a table says otherwise. One thread.
 """
 
-import statistics
 import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -112,14 +111,15 @@ def growing(
 
 def by_batch(size: int) -> dict[str, Any]:
     """Cells per second in a batch of some size."""
-    cost = _median_call(partial(ours, *sample(size, seed=1)))
+    cost = _medians({"pnp": partial(ours, *sample(size, seed=1))})["pnp"]
     return {"batch": size, "seconds": cost.cpu, "wall": cost.wall}
 
 
 def by_nodes(nodes: int) -> dict[str, Any]:
     """Cells per second on grids of some size, in a batch and by the expert."""
     batch, few = sample(64, seed=2), sample(8, seed=2)
-    cost, other = _median_call(partial(ours, *batch, nodes)), _median_call(partial(expert, *few, nodes))
+    found = _medians({"pnp": partial(ours, *batch, nodes), "expert": partial(expert, *few, nodes)})
+    cost, other = found["pnp"], found["expert"]
     return {"nodes": nodes, "batch": 64, "seconds": cost.cpu, "wall": cost.wall, "expert": other.cpu / 8}
 
 
@@ -142,9 +142,8 @@ def by_species(count: int, nodes: int = NODES) -> dict[str, Any]:
         )
         torch.autograd.grad(value(changed), voltage)
 
-    with torch.no_grad():
-        cost = _median_call(value)
-    with_gradient = _median_call(gradient)
+    found = _medians({"value": torch.no_grad()(value), "gradient": gradient})
+    cost, with_gradient = found["value"], found["gradient"]
     return {
         "species": count,
         "nodes": nodes,
@@ -155,12 +154,11 @@ def by_species(count: int, nodes: int = NODES) -> dict[str, Any]:
     }
 
 
-def _median_call(call: Callable[[], Any]) -> Cost:
-    call()
-    costs = [per_call(call, 0.1)]
-    while len(costs) < 3 and costs[0].wall < 2.0:
-        costs.append(per_call(call, 0.1))
-    return Cost(statistics.median(c.cpu for c in costs), statistics.median(c.wall for c in costs))
+def _medians(calls: dict[str, Callable[[], Any]]) -> dict[str, Cost]:
+    """Of three alternating rounds, after a first call that is not measured."""
+    for call in calls.values():
+        call()
+    return alternating(calls, 3, partial(per_call, seconds=0.1))
 
 
 def measure(quick: bool = False, with_peers: bool = False) -> dict[str, Any]:
