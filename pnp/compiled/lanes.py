@@ -1,6 +1,6 @@
-"""Cells side by side: numbers of numba that are vectors of eight float64, one for each of eight cells.
+"""Cells side by side: numbers of numba that are vectors of float64, one for each of sixteen cells.
 
-A kernel written for one cell becomes one for eight: `+ - * /` and comparisons act on every lane, :func:`where`
+A kernel written for one cell becomes one for sixteen: `+ - * /` and comparisons act on every lane, :func:`where`
 chooses lane by lane, and the compiler emits the vector instructions of the processor, whatever their width.
 Loops over lanes, from which a compiler would have to find that out by itself, it vectorises here and there.
 
@@ -52,14 +52,14 @@ _CONTRACT = ("contract",)
 
 
 class Lanes(types.Type):
-    """Eight float64."""
+    """Float64, one a cell."""
 
     def __init__(self) -> None:
         super().__init__(name=f"Lanes({LANES})")
 
 
 class Mask(types.Type):
-    """Eight truth values."""
+    """Truth values, one a cell."""
 
     def __init__(self) -> None:
         super().__init__(name=f"Mask({LANES})")
@@ -103,7 +103,10 @@ def _elementwise(result: Any, emit: Callable) -> Any:
     @intrinsic
     def operation(_typing: Any, a: Any, b: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return emit(builder, *(_cast(context, builder, *one) for one in zip(arguments, signature.args)))
+            return emit(
+                builder,
+                *(_cast(context, builder, *one) for one in zip(arguments, signature.args, strict=True)),
+            )
 
         return result(a, b), generate
 
@@ -126,7 +129,9 @@ for _function, _emit in (
     (operator.mul, "fmul"),
     (operator.truediv, "fdiv"),
 ):
-    _register(_function, lanes, lambda builder, a, b, emit=_emit: getattr(builder, emit)(a, b, flags=_CONTRACT))
+    _register(
+        _function, lanes, lambda builder, a, b, emit=_emit: getattr(builder, emit)(a, b, flags=_CONTRACT)
+    )
 for _function, _emit in (
     (operator.lt, "<"),
     (operator.le, "<="),
@@ -188,7 +193,9 @@ def where(_typing: Any, condition: Any, a: Any, b: Any) -> Any:
     """`a` in the lanes where `condition` holds, else `b`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        choice = (_cast(context, builder, *one) for one in zip(arguments[1:], signature.args[1:]))
+        choice = (
+            _cast(context, builder, *one) for one in zip(arguments[1:], signature.args[1:], strict=True)
+        )
         return builder.select(arguments[0], *choice)
 
     return lanes(condition, a, b), generate

@@ -1,4 +1,4 @@
-r"""Cells that come to rest: point ions, a few species, eight cells at a time.
+r"""Cells that come to rest: point ions, a few species, many cells at a time.
 
 Newton's method with backtracking on the convex functional G of :mod:`pnp.solvers.equilibrium`. Its second
 derivative is tridiagonal but for the amounts that a closed cell keeps,
@@ -16,7 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from .lanes import LANES, absolute, any_lane, exponential, kernel, largest, load, logarithm, smallest, splat, store, where
+from .lanes import (
+    LANES,
+    absolute,
+    any_lane,
+    exponential,
+    kernel,
+    largest,
+    load,
+    logarithm,
+    smallest,
+    splat,
+    store,
+    where,
+)
 
 POTENTIAL, STIFFNESS, VOLUME, FIXED, PIVOT, RHS, STEP, SPECIES = range(8)
 """Rows of a node: potential, permittivity over the spacing to its right, control volume, fixed charge in it,
@@ -222,9 +235,7 @@ def _solve_small(work: Any, coefficient: int, matrix: int, species: int) -> Any:
 
 
 @kernel
-def _advance(
-    work: Any, nodes: int, species: int, closed: bool, held: Any, keep: Any, step: Any
-) -> Any:
+def _advance(work: Any, nodes: int, species: int, closed: bool, held: Any, keep: Any, step: Any) -> Any:
     """The sweep back: Newton updates (where not to `keep` the last one) and `step` times them off the potential.
 
     Returns the largest update and the range of the potential.
@@ -402,7 +413,6 @@ def _start(work: Any, nodes: int, species: int, closed: bool, held: Any) -> None
     _eliminate(work, nodes, species, closed, held, False)
     none = splat(1.0) < 0.0
     _advance(work, nodes, species, closed, held, none, splat(1.0))
-
 
 
 @kernel

@@ -17,14 +17,29 @@ import numpy as np
 
 from ..solvers.step_size import PER_OCTAVE
 from .bernoulli import bernoulli
-from .lanes import LANES, absolute, any_lane, inlined, kernel, largest, load, smallest, splat, square_root, store, where
+from .lanes import (
+    LANES,
+    absolute,
+    any_lane,
+    inlined,
+    kernel,
+    largest,
+    load,
+    smallest,
+    splat,
+    square_root,
+    store,
+    where,
+)
 
 STIFFNESS, VOLUME, FIXED, POTENTIAL, BEFORE, TREND, CONCENTRATIONS = range(7)
-"""Rows of a node: permittivity over the spacing to its right, control volume, fixed charge in it, potential, the same
-at the start of the step, its rate of change in the last step; from there on, for every species: concentration, at the start of the step, known part of the
-stage, rate at the start and in the middle, mobility over the spacing to the right; then S + 1 rows of y and a square
-matrix X."""
-LEFT_SPRING, LEFT_CHARGE, RIGHT_SPRING, RIGHT_CHARGE, STAGE, LENGTH, EXPLICIT, WEIGHT, ERROR, VALENCE = range(10)
+"""Rows of a node: permittivity over the spacing to its right, control volume, fixed charge in it, potential, the
+same at the start of the step, its rate of change in the last step; from there on, for every species: concentration,
+at the start of the step, known part of the stage, rate at the start and in the middle, mobility over the spacing to
+the right; then S + 1 rows of y and a square matrix X."""
+LEFT_SPRING, LEFT_CHARGE, RIGHT_SPRING, RIGHT_CHARGE, STAGE, LENGTH, EXPLICIT, WEIGHT, ERROR, VALENCE = range(
+    10
+)
 """Rows of a cell, after its nodes: the ends as in :mod:`pnp.compiled.resting`; implicit and whole length of the step,
 explicit length of its first stage, weight of the middle in the second, error; then valences, amounts, largest
 concentrations, and the equations of one node."""
@@ -47,7 +62,13 @@ def _rows_of_node(species: int) -> int:
 
 @kernel
 def _row_count(nodes: int, species: int) -> int:
-    return nodes * _rows_of_node(species) + VALENCE + 3 * species + (species + 1) * (2 * species + 3) + 8 * species
+    return (
+        nodes * _rows_of_node(species)
+        + VALENCE
+        + 3 * species
+        + (species + 1) * (2 * species + 3)
+        + 8 * species
+    )
 
 
 @inlined
@@ -435,7 +456,9 @@ def march(
         present = min(LANES, cells.size - first)
         for lane in range(LANES):
             group[lane] = cells[first + min(lane, present - 1)]
-        _pack(work, group, permittivity, spacings, volumes, fixed_charge, valences, diffusivities, amounts, ends)
+        _pack(
+            work, group, permittivity, spacings, volumes, fixed_charge, valences, diffusivities, amounts, ends
+        )
         for lane in range(LANES):
             cell = group[lane]
             for k in range(nodes):
@@ -508,7 +531,13 @@ def march(
                     target = outputs[cell, reached[lane]]
                     if length == target - time[lane]:
                         time[lane] = target
-                        _record(work, fields, lane, potential[cell, reached[lane]], concentrations[cell, reached[lane]])
+                        _record(
+                            work,
+                            fields,
+                            lane,
+                            potential[cell, reached[lane]],
+                            concentrations[cell, reached[lane]],
+                        )
                         reached[lane] += 1
                     else:
                         time[lane] += length

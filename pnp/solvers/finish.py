@@ -87,9 +87,10 @@ def report(solution: Solution, throw: bool) -> None:
         spacing = wall_spacing(solution)[solution.solved]
     if spacing.numel() and bool((spacing > 1).any()):
         nodes = solution.grid.nodes.shape[-1]
+        coarse = int((spacing > 1).flatten(1).any(-1).sum())
         warnings.warn(
             f"The first spacing at a wall is {spacing.max().item():.2g} local Debye lengths in "
-            f"{int((spacing > 1).flatten(1).any(-1).sum())} of {spacing.shape[0]} cells: the double layer is not resolved. Use "
+            f"{coarse} of {spacing.shape[0]} cells: the double layer is not resolved. Use "
             f"Grid.refined(cell, nodes), or more nodes than {nodes} "
             f"(about {int(nodes * spacing.max().item() * 4)} of this grid's kind).",
             UnderResolvedWarning,

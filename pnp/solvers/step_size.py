@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
 PER_OCTAVE = 16
 """Steps change by whole sixteenths of an octave, so that rounding, which differs between a batch and its elements,
 does not change them."""

@@ -226,19 +226,36 @@ def _compiled_run(
     def compiled() -> tuple[Tensor, Tensor, Tensor] | None:
         from ..compiled import dispatch  # needs numba, which takes its time to import
 
-        return dispatch.marched(system, start, outputs, _first_step(system), control) if dispatch.can_rest(system) else None
+        return (
+            dispatch.marched(system, start, outputs, _first_step(system), control)
+            if dispatch.can_rest(system)
+            else None
+        )
 
     found = attempt(compiled)
     if found is None:
         return None
     concentrations, potential, report = found
     status, time, iterations, steps, rejected = report.unbind(-1)
-    whole = (part.long() for part in (iterations, steps, rejected))
-    run = _Run(concentrations, potential.unsqueeze(2), status.long(), time, *whole, solver="compiled")
+    run = _Run(
+        concentrations,
+        potential.unsqueeze(2),
+        status.long(),
+        time,
+        iterations.long(),
+        steps.long(),
+        rejected.long(),
+        solver="compiled",
+    )
     failed = torch.nonzero(run.status).squeeze(-1)
     if failed.numel():
         again = _integrate(
-            system.select(failed), start.select(failed), outputs[failed], schedule.select(failed), control, progress
+            system.select(failed),
+            start.select(failed),
+            outputs[failed],
+            schedule.select(failed),
+            control,
+            progress,
         )
         for part in fields(_Run):
             if part.name != "solver":
