@@ -5,8 +5,9 @@ A potential :math:`\delta U\,e^{i\omega t}` at the left end moves the steady sta
 
 .. math:: (J + i\omega M)\,\delta u = -\frac{\partial R}{\partial U}\,\delta U,
 
-where *J* is the Jacobian of the solver and *M* holds the control volumes. The impedance is
-:math:`Z(\omega) = \delta U/\delta I` with the whole current, of ions and of displacement.
+where *J* is the Jacobian of the equations and *M* holds the control volumes. The impedance is
+:math:`Z(\omega) = \delta U/\delta I` with the whole current, of ions and of displacement. The unknowns are changes of
+electrochemical potentials, see :mod:`pnp.finite_volume.oscillation`.
 
 References:
     | Debye & Falkenhagen, Phys. Z. 29, 121 (1928)
@@ -14,21 +15,19 @@ References:
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from .boundaries import Electrode
 from .errors import Status
-from .finite_volume.jacobian import Jacobian, Tridiagonal, jacobian
-from .finite_volume.kinetics import Production
-from .finite_volume.residual import electrode_production
+from .finite_volume.oscillation import Oscillation
 from .observables import electrode_potential
 from .quantity import Quantity, as_quantity
 from .scaling import scale
 from .solution import Solution
-from .solvers.linear import Bordered, Coupled, Factorisation, Pins
+from .solvers.block_tridiagonal import BlockTridiagonal
 from .solvers.start import scaled_state
 from .system import POTENTIAL, State, System
 
@@ -61,7 +60,10 @@ def impedance(solution: Solution, frequencies: Quantity) -> Tensor:
     state = scaled_state(system, scales, solution)
     omega = 2 * math.pi * frequencies.to(state.fields.device) * scales.time[:, None]
     together = max(1, SIDE_BY_SIDE // omega.shape[0])
-    admittance = torch.cat([_admittances(system, state, some) for some in omega.split(together, -1)], -1)
+    at_rest = solution.cell.comes_to_rest
+    admittance = torch.cat(
+        [_admittances(system, state, some, at_rest) for some in omega.split(together, -1)], -1
+    )
     unit = scales.potential * scales.time / scales.charge
     return (unit[:, None] / admittance).reshape(*scales.batch_shape, -1)
 
@@ -100,105 +102,27 @@ def _at_potentials(system: System, solution: Solution, unit: Tensor) -> System:
     return replace(system, left=ends[0], right=ends[1])
 
 
-@dataclass(frozen=True, eq=False)
-class _Linearised:
-    """The equations of a small oscillation, `matrix du = drive`."""
-
-    matrix: Jacobian
-    drive: State
-    made: Production | None
-    pins: Pins | None
-
-    def factorised(self, system: System) -> Factorisation:
-        """The matrix, factorised; amounts that nothing changes stand for balances, which lose them at low frequency."""
-        return Coupled(self.matrix) if self.pins is None else Bordered(system, self.matrix, self.pins)
-
-    def defect(self, change: State) -> State:
-        """What `change` leaves of the equations."""
-        dc, fields = change.concentrations, change.fields
-        matrix = self.matrix
-        species = matrix.transport @ dc + (matrix.migration @ fields.unsqueeze(1)).sum(2)
-        if matrix.kinetics is not None:
-            species = species + torch.einsum("bstn,btn->bsn", matrix.kinetics.to(dc.dtype), dc)
-        gauss = (matrix.fields @ fields.unsqueeze(1)).sum(2)
-        gauss = gauss + torch.einsum("bpsn,bsn->bpn", matrix.charge.to(dc.dtype), dc)
-        species = species - self.drive.concentrations
-        if self.pins is not None:
-            species = self.pins.put(species, self.pins.amounts(dc.unsqueeze(-1)).squeeze(-1))
-        return State(species, gauss - self.drive.fields)
-
-
-def _linearised(system: System, state: State, omega: Tensor) -> _Linearised:
-    matrix = jacobian(system, state)
-    storage = system.volumes[:, None, :].repeat(1, state.concentrations.shape[1], 1)
-    for node, end in system.ends:
-        if end.bath is not None:
-            storage[..., node] = 0.0
-    lower, diagonal, upper = matrix.transport.bands()
-    diagonal = torch.complex(diagonal, omega[:, None, None] * storage)
-    transport = Tridiagonal(lower.to(diagonal.dtype), diagonal, upper.to(diagonal.dtype))
-    left = system.left
-    made = electrode_production(system, state, 0, left)
-    species, fields = torch.zeros_like(state.concentrations), torch.zeros_like(state.fields)
-    fields[:, 0, 0] = 1.0 if left.stern_capacitance is None else left.stern_capacitance
-    if made is not None and left.stern_capacitance is not None:
-        species[..., 0] = made.by_step.squeeze(-1)
-    pins = Pins.of(system, state) if system.laws else None
-    if pins is not None:
-        species = pins.put(species, torch.zeros_like(pins.nodes, dtype=species.dtype))
-    drive = State(species.to(diagonal.dtype), fields.to(diagonal.dtype))
-    return _Linearised(replace(matrix, transport=transport), drive, made, pins)
-
-
-def _admittances(system: System, state: State, omega: Tensor) -> Tensor:
+def _admittances(system: System, state: State, omega: Tensor, at_rest: bool) -> Tensor:
     """Scaled current over potential at angular frequencies `(B, W)`, `(B, W)`."""
     count = omega.shape[1]
 
     def repeated(tensor: Tensor) -> Tensor:
         return tensor.repeat_interleave(count, dim=0)
 
-    return _admittance(system.map(repeated), state.map(repeated), omega.flatten()).reshape(omega.shape)
+    found = _admittance(system.map(repeated), state.map(repeated), omega.flatten(), at_rest)
+    return found.reshape(omega.shape)
 
 
-def _admittance(system: System, state: State, omega: Tensor) -> Tensor:
+def _admittance(system: System, state: State, omega: Tensor, at_rest: bool) -> Tensor:
     """Scaled current over potential at one angular frequency of each element, `(B,)`."""
     with torch.no_grad():
-        fixed = _linearised(system.detach(), state.detach(), omega.detach())
-        factors = fixed.factorised(system.detach())
-        change = factors.solve(fixed.drive.concentrations, fixed.drive.fields)
-    equations = _linearised(system, state, omega)
+        fixed = Oscillation(system.detach(), state.detach(), omega.detach(), at_rest=at_rest).rows()
+        # Ions before fields, so that what they store at low frequency is not lost beside Gauss's law.
+        species = state.concentrations.shape[1]
+        matrix = BlockTridiagonal(fixed.lower, fixed.sums, fixed.upper, sums=True, first=species)
+        change = matrix.solve(fixed.drive.unsqueeze(-1)).squeeze(-1)
+    oscillation = Oscillation(system, state, omega, at_rest=at_rest)
     if torch.is_grad_enabled() and (system.requires_grad() or state.requires_grad()):
-        defect = equations.defect(change)
-        step = factors.solve(defect.concentrations, defect.fields)
-        change = State(
-            change.concentrations - (step.concentrations - step.concentrations.detach()),
-            change.fields - (step.fields - step.fields.detach()),
-        )
-    return _current(system, state, equations, change, 1j * omega)
-
-
-def _current(system: System, state: State, equations: _Linearised, change: State, rate: Tensor) -> Tensor:
-    """Change of the whole current at the left end, `(B,)`."""
-    stiffness = system.permittivity[:, 0] / system.spacings[:, 0]
-    displacement = stiffness * (change.fields[:, 0, 0] - change.fields[:, 0, 1])
-    left = system.left
-    if left.bath is not None:
-        # Balances at a bath do not hold, so that the flux across the first edge counts.
-        inner = replace(system, left=replace(left, bath=None))
-        matrix, z = jacobian(inner, state), system.valences.to(change.fields.dtype)
-        flux = (matrix.transport @ change.concentrations)[..., 0]
-        flux = flux + (matrix.migration @ change.fields.unsqueeze(1)).sum(2)[..., 0]
-        return (z * flux).sum(-1) + rate * displacement
-    here = change.concentrations[..., 0]
-    charge = displacement - system.volumes[:, 0] * (system.valences * here).sum(-1)
-    current = rate * charge
-    made = equations.made
-    if made is None:
-        return current
-    log_activity = here / state.concentrations[..., 0]
-    if system.crowding is not None:
-        log_activity = log_activity + system.couplings[:, :, 1] * change.fields[:, 1, :1]
-    faradaic = (made.charge_by_log_activity.squeeze(-1) * log_activity).sum(-1)
-    if left.stern_capacitance is not None:
-        faradaic = faradaic + made.charge_by_step.squeeze(-1) * (1 - change.fields[:, 0, 0])
-    return current - faradaic
+        step = matrix.solve(oscillation.rows().defect(change).unsqueeze(-1)).squeeze(-1)
+        change = change - (step - step.detach())
+    return oscillation.current(change)

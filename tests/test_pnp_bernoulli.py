@@ -6,7 +6,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pnp.finite_volume.bernoulli import SERIES_BELOW, bernoulli, bernoulli_derivative
+from pnp.finite_volume.bernoulli import (
+    SERIES_BELOW,
+    bernoulli,
+    bernoulli_derivative,
+    bernoulli_log_derivative,
+)
 
 POINTS = torch.cat(
     [
@@ -46,6 +51,16 @@ def test_at_zero_and_beyond_the_range_of_exp():
     slope = torch.tensor([-0.5, 0.0, -1.0, 0.0, -1.0], dtype=torch.float64)
     assert torch.allclose(bernoulli(x), value, rtol=1e-15, atol=1e-300)
     assert torch.allclose(bernoulli_derivative(x), slope, rtol=1e-15, atol=1e-290)
+
+
+def test_logarithmic_derivative():
+    x = torch.cat([-POINTS, POINTS, torch.tensor([0.0], dtype=torch.float64)])
+    wanted = torch.tensor([b / a for a, b in map(exact, x.tolist())], dtype=torch.float64)
+    assert (bernoulli_log_derivative(x) - wanted).abs().max() < 4 * ROUNDING
+    far = torch.tensor([-1e4, 1e4], dtype=torch.float64)
+    assert torch.allclose(bernoulli_log_derivative(far), torch.tensor([-1e-4, -0.9999], dtype=torch.float64))
+    x = torch.tensor([-800.0, -2.0, 0.0, 0.1, 3.0, 800.0], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(bernoulli_log_derivative, (x,), atol=1e-8)
 
 
 @given(st.floats(-600, 600))

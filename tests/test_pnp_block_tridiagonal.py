@@ -77,3 +77,28 @@ def test_one_factorisation_serves_many_right_hand_sides():
         rhs = torch.randn(10, 3, 1, dtype=torch.float64)
         product = (full @ matrix.solve(rhs).flatten(0, 1)).reshape(rhs.shape)
         assert torch.allclose(product, rhs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("first", [None, 1, 2])
+def test_sums_of_rows_keep_what_the_diagonal_loses(first):
+    """Nodes that exchange a billion million times what holds them, here each by a number of its own."""
+    nodes, size = 13, 3
+    eye = torch.eye(size, dtype=torch.float64)
+    lower, upper = -1e15 * eye.expand(2, nodes, -1, -1).clone()
+    lower[0], upper[-1] = 0.0, 0.0
+    held = torch.rand(nodes, size, size, dtype=torch.float64) + 3 * eye
+    rhs = torch.randn(nodes, size, 1, dtype=torch.float64)
+    found = BlockTridiagonal(lower, held, upper, sums=True, first=first).solve(rhs)
+    # All nodes are one.
+    wanted = torch.linalg.solve(held.sum(0), rhs.sum(0))
+    assert torch.allclose(found, wanted.expand(nodes, -1, -1), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 7, 8])
+def test_sums_of_rows_are_the_same_equations(nodes):
+    lower, diagonal, upper = random_blocks(nodes, 3)
+    lower[0], upper[-1] = 0.0, 0.0
+    rhs = torch.randn(nodes, 3, 2, dtype=torch.float64)
+    wanted = BlockTridiagonal(lower, diagonal, upper).solve(rhs)
+    found = BlockTridiagonal(lower, lower + diagonal + upper, upper, sums=True, first=2).solve(rhs)
+    assert torch.allclose(found, wanted, rtol=1e-12, atol=1e-14)

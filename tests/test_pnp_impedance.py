@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,7 @@ from scipy import constants
 
 import pnp
 
+from . import sweep
 from .problems import electrolyte
 
 NODES = (101, 201, 401)
@@ -449,6 +451,92 @@ def test_small_sine_about_a_steady_current_measures_the_impedance():
     phasor = 2j * (change * torch.exp(-2j * math.pi * turns)).mean() / amplitude
     impedance = pnp.impedance(steady, [frequency])[0]
     assert abs(complex(phasor * impedance) - 1) < 5e-3
+
+
+# ---- full layers
+
+
+class InFiftyDigits:
+    """The discrete equations of point ions between an end that holds its potential and a bath, in concentrations."""
+
+    def __init__(self, solution: pnp.Solution) -> None:
+        cell = solution.cell
+        self.valences, self.diffusivities = (
+            [mpmath.mpf(float(one)) for one in part.flatten()]
+            for part in (cell.electrolyte.valences, cell.electrolyte.diffusivities)
+        )
+        self.permittivity = mpmath.mpf(float(cell.electrolyte.permittivity))
+        x = [mpmath.mpf(float(one)) for one in solution.grid.nodes.flatten()]
+        self.phi = [mpmath.mpf(float(one)) for one in solution.potential.flatten()]
+        self.spacings = [right - left for left, right in pairwise(x)]
+        self.volumes = [
+            (left + right) / 2 for left, right in zip([0, *self.spacings], [*self.spacings, 0], strict=True)
+        ]
+        assert isinstance(cell.right, pnp.Reservoir)
+        bath = [mpmath.mpf(float(one)) for one in cell.right.concentrations.flatten()]
+        # Ions at rest, to all digits.
+        self.concentrations = [
+            [c * mpmath.exp(-z * (phi - self.phi[-1])) for phi in self.phi]
+            for z, c in zip(self.valences, bath, strict=True)
+        ]
+
+    def impedance(self, omega: float) -> complex:
+        species, nodes = len(self.valences), len(self.phi)
+        rate, matrix = mpmath.mpc(0, omega), mpmath.zeros((species + 1) * nodes)
+
+        def edge(i: int, k: int) -> dict[int, mpmath.mpf]:
+            """Derivatives of the flux of an ion, or of the displacement, by the unknowns."""
+            if i == species:
+                stiffness = self.permittivity / self.spacings[k]
+                return {species * nodes + k: stiffness, species * nodes + k + 1: -stiffness}
+            z, mobility = self.valences[i], self.diffusivities[i] / self.spacings[k]
+            drop = z * (self.phi[k + 1] - self.phi[k])
+            left, right = self.concentrations[i][k : k + 2]
+            ahead, back = (x / mpmath.expm1(x) for x in (drop, -drop))
+            slope = (1 - ahead) / mpmath.expm1(drop) - ahead
+            by_drop = mobility * z * (slope * left - (1 + slope) * right)
+            here = i * nodes + k
+            by_fields = {species * nodes + k: -by_drop, species * nodes + k + 1: by_drop}
+            return {here: mobility * ahead, here + 1: -mobility * back} | by_fields
+
+        for i in range(species + 1):
+            for k in range(nodes):
+                row = i * nodes + k
+                if k == nodes - 1 or (k == 0 and i == species):
+                    matrix[row, row] = 1
+                    continue
+                for outside, sign in ((k, 1), (k - 1, -1)):
+                    for column, value in edge(i, outside).items() if outside >= 0 else ():
+                        matrix[row, column] += sign * value
+                if i < species:
+                    matrix[row, row] += rate * self.volumes[k]
+                else:
+                    for j, z in enumerate(self.valences):
+                        matrix[row, j * nodes + k] -= z * self.volumes[k]
+        drive = mpmath.zeros((species + 1) * nodes, 1)
+        drive[species * nodes] = 1
+        x = mpmath.lu_solve(matrix, drive)
+        weights = [*self.valences, rate]
+        current = sum(
+            weight * value * x[column]
+            for i, weight in enumerate(weights)
+            for column, value in edge(i, nodes // 2).items()
+        )
+        return complex(1 / current)
+
+
+@pytest.mark.filterwarnings("ignore::pnp.UnderResolvedWarning")
+def test_equations_of_a_full_layer_in_fifty_digits():
+    """Where the wall holds a million times the ions of the bath."""
+    omegas = (1e-4, 0.1, 10.0, 1e3, 1e6)
+    cell = sweep.random_cells("electrode and bath", "point ions", 3, only=[1])
+    solution = pnp.solve_steady(cell, pnp.Grid.refined(cell, 15))
+    with mpmath.workdps(50):
+        discrete = InFiftyDigits(solution)
+        assert max(ions[0] / ions[-1] for ions in discrete.concentrations) > 1e6
+        wanted = [discrete.impedance(omega) for omega in omegas]
+    found = pnp.impedance(solution, tensor(*omegas) / (2 * math.pi))
+    assert relative(found[0], wanted) < 1e-11
 
 
 # ---- what it must keep

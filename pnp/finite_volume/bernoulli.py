@@ -23,13 +23,21 @@ def bernoulli(x: Tensor) -> Tensor:
 
 def bernoulli_derivative(x: Tensor) -> Tensor:
     r""":math:`B'(x) = \frac{1 - B(x)}{e^x - 1} - B(x)`, with :math:`B'(0) = -\tfrac12`."""
-    a = x.abs()
+    a = torch.where(x < 0, -x, x)  # of which, unlike of |x|, autograd has a derivative at zero
     small = a < SERIES_BELOW
     large = torch.where(small, torch.ones_like(a), a).clamp(max=LARGEST)
     growth = torch.expm1(large)
     value = large / growth
     derivative = torch.where(small, _series_derivative(a), (1 - value) / growth - value)
     return torch.where(x < 0, -1 - derivative, derivative)
+
+
+def bernoulli_log_derivative(x: Tensor) -> Tensor:
+    r""":math:`\beta(x) = B'(x)/B(x)`, between :math:`-1` and 0."""
+    # B vanishes for large x, but not where it is reflected to: beta(x) = -1 - beta(-x).
+    negative = torch.where(x > 0, -x, x)
+    reflected = bernoulli_derivative(negative) / bernoulli(negative)
+    return torch.where(x > 0, -1 - reflected, reflected)
 
 
 def _value(x: Tensor) -> Tensor:

@@ -47,16 +47,38 @@ def log_activities(system: System, state: State) -> Tensor:
 def mass_action(reactions: MassAction, logs: Tensor) -> Production:
     """Production per volume in the electrolyte, from log activities `(B, S, N)`."""
     zero = torch.zeros_like(reactions.forward)
+    rates = mass_action_rates(reactions, logs)
+    return _production(*rates, reactions.reactants, reactions.products, zero, zero, zero)
+
+
+def mass_action_rates(reactions: MassAction, logs: Tensor) -> tuple[Tensor, Tensor]:
+    """Forward and backward rates in the electrolyte, `(B, R, N)` each, from log activities `(B, S, N)`."""
     forward = reactions.forward[..., None] * _product(reactions.reactants, logs)
-    backward = reactions.backward[..., None] * _product(reactions.products, logs)
-    return _production(forward, backward, reactions.reactants, reactions.products, zero, zero, zero)
+    return forward, reactions.backward[..., None] * _product(reactions.products, logs)
 
 
 def butler_volmer(kinetics: Kinetics, logs: Tensor, step: Tensor) -> Production:
     """Production per area at an electrode, from log activities `(B, S)` and the potential step `(B,)`."""
+    forward, backward = butler_volmer_rates(kinetics, logs, step)
+    return _production(
+        forward.unsqueeze(-1),
+        backward.unsqueeze(-1),
+        kinetics.oxidised,
+        kinetics.reduced,
+        *butler_volmer_slopes(kinetics),
+        kinetics.electrons,
+    )
+
+
+def butler_volmer_slopes(kinetics: Kinetics) -> tuple[Tensor, Tensor]:
+    """Derivatives of the logarithms of both rates by the potential step, `(B, R)` each."""
+    return -kinetics.transfer * kinetics.electrons, (1 - kinetics.transfer) * kinetics.electrons
+
+
+def butler_volmer_rates(kinetics: Kinetics, logs: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+    """Forward and backward rates at an electrode, `(B, R)`, from log activities `(B, S)` and the step `(B,)`."""
     overpotential = step[:, None] - kinetics.standard_potential
-    down = -kinetics.transfer * kinetics.electrons
-    up = (1 - kinetics.transfer) * kinetics.electrons
+    down, up = butler_volmer_slopes(kinetics)
     forward, backward = (
         torch.exp(
             (
@@ -68,15 +90,7 @@ def butler_volmer(kinetics: Kinetics, logs: Tensor, step: Tensor) -> Production:
         )
         for numbers, slope in ((kinetics.oxidised, down), (kinetics.reduced, up))
     )
-    return _production(
-        forward.unsqueeze(-1),
-        backward.unsqueeze(-1),
-        kinetics.oxidised,
-        kinetics.reduced,
-        down,
-        up,
-        kinetics.electrons,
-    )
+    return forward, backward
 
 
 def _product(numbers: Tensor, logs: Tensor) -> Tensor:

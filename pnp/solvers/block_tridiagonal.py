@@ -3,8 +3,14 @@
 Every level eliminates the odd nodes at once, so that N nodes take log2(N) rounds of batched matrix products
 instead of N rounds in a Python loop. There is no pivoting between blocks; rows are equilibrated first.
 
+Where neighbours are coupled far more strongly than anything holds them, the sum of a row's blocks,
+:math:`s = l + d + u`, is rounding of :math:`d`. Given as itself it is eliminated as itself, without any subtraction:
+
+.. math:: s'_k = s_k - l_k d_{k-1}^{-1} s_{k-1} - u_k d_{k+1}^{-1} s_{k+1} .
+
 References:
-    Buzbee, Golub & Nielson, SIAM J. Numer. Anal. 7, 627 (1970); Heller, SIAM J. Numer. Anal. 13, 484 (1976).
+    Buzbee, Golub & Nielson, SIAM J. Numer. Anal. 7, 627 (1970); Heller, SIAM J. Numer. Anal. 13, 484 (1976);
+    Grassmann, Taksar & Heyman, Oper. Res. 33, 1107 (1985).
 """
 
 from dataclasses import dataclass
@@ -31,18 +37,23 @@ class BlockTridiagonal:
     Arguments:
         lower, diagonal, upper: Blocks of shape `(..., node, m, m)`; the first of `lower` and the last of
             `upper` are not used.
+        sums: Whether `diagonal` holds the sums of the rows' blocks instead; then the blocks that are not used
+            must be zero.
+        first: How many unknowns of a node are eliminated before its others; None: in any order.
     """
 
-    def __init__(self, lower: Tensor, diagonal: Tensor, upper: Tensor) -> None:
+    def __init__(
+        self, lower: Tensor, diagonal: Tensor, upper: Tensor, *, sums: bool = False, first: int | None = None
+    ) -> None:
         size = torch.maximum(torch.maximum(lower.abs(), diagonal.abs()), upper.abs()).amax(-1, keepdim=True)
         self._row_scale = 1 / torch.where(size > 0, size, torch.ones_like(size))
-        lower, diagonal, upper = (part * self._row_scale for part in (lower, diagonal, upper))
+        lower, middle, upper = (part * self._row_scale for part in (lower, diagonal, upper))
         self._levels: list[_Level] = []
-        while diagonal.shape[-3] > 1:
-            level = _eliminate(lower, diagonal, upper)
+        while middle.shape[-3] > 1:
+            level = _eliminate(lower, middle - lower - upper if sums else middle, upper, first)
             self._levels.append(level)
-            lower, diagonal, upper = _reduced(level, lower, diagonal, upper)
-        self._last = _inverse(diagonal)
+            lower, middle, upper = _reduced(level, lower, middle, upper, sums)
+        self._last = _inverse(middle, first)
 
     def solve(self, rhs: Tensor) -> Tensor:
         """Solve for right-hand sides `(..., node, m, k)`; differentiable with respect to them."""
@@ -65,8 +76,8 @@ class BlockTridiagonal:
         return x
 
 
-def _eliminate(lower: Tensor, diagonal: Tensor, upper: Tensor) -> _Level:
-    inverse = _inverse(diagonal[..., 1::2, :, :])
+def _eliminate(lower: Tensor, diagonal: Tensor, upper: Tensor, first: int | None) -> _Level:
+    inverse = _inverse(diagonal[..., 1::2, :, :], first)
     nodes = inverse.shape[-3]
     # The even node left of odd node j has index j, the one right of it j + 1 (absent after a last odd node).
     right_of = lower[..., 2::2, :, :]
@@ -75,10 +86,13 @@ def _eliminate(lower: Tensor, diagonal: Tensor, upper: Tensor) -> _Level:
     return _Level(inverse, lower[..., 1::2, :, :], upper[..., 1::2, :, :], from_left, from_right)
 
 
-def _reduced(level: _Level, lower: Tensor, diagonal: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    even = diagonal[..., 0::2, :, :]
+def _reduced(
+    level: _Level, lower: Tensor, middle: Tensor, upper: Tensor, sums: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    even, odd = middle[..., 0::2, :, :], middle[..., 1::2, :, :]
     count, nodes = even.shape[-3], level.inverse.shape[-3]
-    onto = _onto_even(_product(level.from_left, level.upper), _product(level.from_right, level.lower), count)
+    left, right = (odd, odd) if sums else (level.upper, level.lower)
+    onto = _onto_even(_product(level.from_left, left), _product(level.from_right, right), count)
     next_lower = pad(-_product(level.from_left, level.lower)[..., : count - 1, :, :], (0, 0, 0, 0, 1, 0))
     next_upper = pad(-_product(level.from_right, level.upper), (0, 0, 0, 0, 0, count - nodes))
     return next_lower, even - onto, next_upper
@@ -104,5 +118,13 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     return left * right if left.shape[-1] == 1 else left @ right
 
 
-def _inverse(blocks: Tensor) -> Tensor:
-    return 1 / blocks if blocks.shape[-1] == 1 else torch.linalg.inv_ex(blocks).inverse
+def _inverse(blocks: Tensor, first: int | None = None) -> Tensor:
+    if first is None:
+        return 1 / blocks if blocks.shape[-1] == 1 else torch.linalg.inv_ex(blocks).inverse
+    inner, last = _inverse(blocks[..., :first, :first]), blocks[..., first:, :first]
+    right = inner @ blocks[..., :first, first:]
+    rest = _inverse(blocks[..., first:, first:] - last @ right)
+    below = -rest @ last @ inner
+    return torch.cat(
+        [torch.cat([inner - right @ below, -right @ rest], -1), torch.cat([below, rest], -1)], -2
+    )

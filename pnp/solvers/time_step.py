@@ -184,20 +184,21 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, step: Step, taken: StepResult, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.step, ctx.taken = step.detach(), taken
-        ctx.save_for_backward(*tensors)
-        return taken.end.concentrations.clone(), taken.end.fields.clone()
+        ctx.step, ctx.middle = step.detach(), taken.middle
+        end = taken.end.concentrations.clone(), taken.end.fields.clone()
+        # Saved as the outputs that they are, and so kept once.
+        ctx.save_for_backward(*tensors, *end)
+        return end
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         wanted = ctx.needs_input_grad[2:]
-        inputs = [
-            one.detach().requires_grad_(need) for one, need in zip(ctx.saved_tensors, wanted, strict=True)
-        ]
+        *saved, concentrations, fields = ctx.saved_tensors
+        inputs = [one.detach().requires_grad_(need) for one, need in zip(saved, wanted, strict=True)]
         with torch.enable_grad():
             step = ctx.step.with_tensors(inputs)
-            middle = attach_gradient(step.first_stage(), ctx.taken.middle)
-            end = attach_gradient(step.second_stage(middle), ctx.taken.end)
+            middle = attach_gradient(step.first_stage(), ctx.middle)
+            end = attach_gradient(step.second_stage(middle), State(concentrations, fields))
         needed = [one for one, need in zip(inputs, wanted, strict=True) if need]
         outputs = (end.concentrations, end.fields)
         found = iter(torch.autograd.grad(outputs, needed, grads, allow_unused=True))
