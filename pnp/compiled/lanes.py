@@ -41,7 +41,8 @@ def kernel(function: Callable) -> Any:
     numba looks only at the file that a function is in to see whether what it kept is out of date; a kernel is made
     of several.
     """
-    dispatcher = njit(cache=True, nogil=True, error_model="numpy")(function)
+    # Sums may be taken in any order, as vectors need it.
+    dispatcher = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})(function)
     dispatcher._cache._cache_file._source_stamp = _DIGEST
     return dispatcher
 

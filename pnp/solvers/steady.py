@@ -198,6 +198,8 @@ def _not_at_rest(system: System, result: NewtonResult) -> Tensor:
 def _differentiable(system: System, result: NewtonResult, resting: Tensor) -> State:
     """Attach implicit gradients to what converged, to elements `resting` those of the convex problem."""
     state = result.state
+    if resting.numel() == int(result.converged.sum()):
+        return equilibrium_gradient(system, result)
     coupled = torch.nonzero(result.converged.index_fill(0, resting, False)).squeeze(-1)
     if coupled.numel():
         attached = attach_gradient(SteadyProblem(system.select(coupled)), result.state.select(coupled))
