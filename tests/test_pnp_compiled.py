@@ -52,12 +52,16 @@ def _numbers(work, count):
         lanes.store(work, 3 * count + k, slope)
         lanes.store(work, 4 * count + k, lanes.exponential(lanes.smallest(lanes.largest(x, -700.0), 700.0)))
         inside = (x > -1.0) & ~(x >= 1.0) | (x == 3.0)
-        lanes.store(work, 5 * count + k, lanes.where(inside, -x / 3.0, lanes.square_root(lanes.absolute(x)) - 2))
+        lanes.store(
+            work, 5 * count + k, lanes.where(inside, -x / 3.0, lanes.square_root(lanes.absolute(x)) - 2)
+        )
         lanes.store(work, 6 * count + k, lanes.logarithm(lanes.absolute(x) + 1.0))
 
 
 def test_arithmetic_of_lanes():
-    x = np.concatenate([np.geomspace(1e-300, 800, 90), -np.geomspace(1e-300, 800, 90), [0.0, 3.0, 0.25, -0.25]])
+    x = np.concatenate(
+        [np.geomspace(1e-300, 800, 90), -np.geomspace(1e-300, 800, 90), [0.0, 3.0, 0.25, -0.25]]
+    )
     count = -(-x.size // lanes.LANES)
     x = np.resize(x, count * lanes.LANES)
     work = np.concatenate([x, np.zeros(6 * x.size)])
@@ -79,14 +83,14 @@ def grid_of(cell: pnp.Cell) -> pnp.Grid:
     return pnp.Grid.refined(cell, NODES)
 
 
-def assert_same(
-    one: pnp.Solution, two: pnp.Solution, tolerance: float, negligible: float = 1e-14
-) -> None:
+def assert_same(one: pnp.Solution, two: pnp.Solution, tolerance: float, negligible: float = 1e-14) -> None:
     assert one.status.tolist() == two.status.tolist()
     solved = one.solved
     potential = (one.potential - two.potential).abs() / (1 + two.potential.abs())
     largest = two.concentrations.amax(-1, keepdim=True)
-    concentrations = (one.concentrations - two.concentrations).abs() / (two.concentrations + negligible * largest)
+    concentrations = (one.concentrations - two.concentrations).abs() / (
+        two.concentrations + negligible * largest
+    )
     assert float(potential[solved].max()) < tolerance
     assert float(concentrations[solved].max()) < 10 * tolerance
 
@@ -143,7 +147,9 @@ def test_transients_are_those_of_torch(ends, medium):
 
 def test_three_species():
     names, valences, filling = ("a", "b", "c"), (1.0, 2.0, -1.0), [1.0, 0.5, 2.0]
-    species = [pnp.Species(n, valence=z, diffusivity=1 + z**2 / 3) for n, z in zip(names, valences, strict=True)]
+    species = [
+        pnp.Species(n, valence=z, diffusivity=1 + z**2 / 3) for n, z in zip(names, valences, strict=True)
+    ]
     cell = pnp.Cell(
         pnp.Electrolyte.dimensionless(species, permittivity=0.02),
         length=1.0,
