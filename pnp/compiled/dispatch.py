@@ -11,11 +11,13 @@ from torch.autograd.function import once_differentiable
 from ..finite_volume.residual import held_nodes
 from ..solvers.newton import Newton, NewtonResult
 from ..system import CHARGE, PERIODIC, State, System
+from .many import few_ions, rest_many, rest_many_adjoint
 from .resting import rest, rest_adjoint
 
-MOST_SPECIES = 6
+FEW_SPECIES = 6
+"""More are solved one cell at a time."""
 CELLS_PER_THREAD = 64
-"""With fewer there is nothing to gain from another thread."""
+"""With fewer of few species there is nothing to gain from another thread."""
 
 
 def can_rest(system: System) -> bool:
@@ -25,7 +27,6 @@ def can_rest(system: System) -> bool:
         and system.crowding is None
         and not system.has_kinetics
         and system.left.control != PERIODIC
-        and system.valences.shape[1] <= MOST_SPECIES
     )
 
 
@@ -35,10 +36,11 @@ def resting_state(system: System, start: Tensor | None, settings: Newton) -> New
     species = system.valences.shape[1]
     potential = np.empty((batch, nodes)) if start is None else _array(start).copy()
     concentrations, report = np.empty((batch, species, nodes)), np.empty((batch, 3))
+    numbers = [_array(number) for number in _numbers(system)]
     _side_by_side(
-        rest,
+        (rest, rest_many),
         _by_difficulty(system),
-        *map(_array, _numbers(system)),
+        numbers,
         *_structure(system),
         start is not None,
         settings.tolerance,
@@ -79,9 +81,9 @@ class _Resting(torch.autograd.Function):
         potential, concentrations, *numbers = ctx.saved_tensors
         found = [torch.zeros_like(number, memory_format=torch.contiguous_format) for number in numbers]
         _side_by_side(
-            rest_adjoint,
+            (rest_adjoint, rest_many_adjoint),
             ctx.cells,
-            *map(_array, numbers),
+            [_array(number) for number in numbers],
             *ctx.structure,
             *map(_array, (potential, concentrations, by_potential, by_concentrations, *found)),
         )
@@ -129,14 +131,18 @@ def _array(tensor: Tensor) -> Any:
     return tensor.detach().contiguous().numpy()
 
 
-def _side_by_side(kernel: Any, cells: Any, *arguments: Any) -> None:
-    """Run `kernel` on parts of the cells, one part a thread, as many threads as torch may use."""
-    threads = max(1, min(torch.get_num_threads(), len(cells) // CELLS_PER_THREAD))
+def _side_by_side(kernels: tuple[Any, Any], cells: Any, numbers: list[Any], *arguments: Any) -> None:
+    """Run the kernel for few or for many species on parts of the cells, one part a thread that torch may use."""
+    valences, amounts = numbers[4:6]
+    few = valences.shape[1] <= FEW_SPECIES
+    kernel, size = (kernels[0], CELLS_PER_THREAD) if few else (kernels[1], 1)
+    arguments = (*(() if few else few_ions(valences, amounts)), *numbers, *arguments)
+    threads = max(1, min(torch.get_num_threads(), len(cells) // size))
     if threads == 1:
         kernel(cells, *arguments)
         return
     # In turn, so that every thread gets easy and hard cells.
-    blocks = [cells[first : first + CELLS_PER_THREAD] for first in range(0, len(cells), CELLS_PER_THREAD)]
+    blocks = [cells[first : first + size] for first in range(0, len(cells), size)]
     parts = [np.concatenate(blocks[thread::threads]) for thread in range(threads)]
     with ThreadPoolExecutor(threads) as pool:
         for done in [pool.submit(kernel, part, *arguments) for part in parts]:

@@ -260,6 +260,19 @@ absolute, square_root, logarithm = _unary("llvm.fabs"), _unary("llvm.sqrt"), _un
 
 
 @intrinsic
+def total(_typing: Any, a: Any) -> Any:
+    """Sum over the lanes, in any order."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        type_ = ir.FunctionType(_DOUBLE, [_DOUBLE, _VECTOR])
+        name = f"llvm.vector.reduce.fadd.v{LANES}f64"
+        function = cgutils.get_or_insert_function(builder.module, type_, name)
+        return builder.call(function, [ir.Constant(_DOUBLE, 0.0), arguments[0]], fastmath=("reassoc",))
+
+    return types.float64(a), generate
+
+
+@intrinsic
 def _power_of_two(_typing: Any, shifted: Any) -> Any:
     """2ⁿ from n + 1.5·2⁵², whose last bits are those of n."""
 

@@ -419,8 +419,8 @@ def rest_adjoint(
     held: Any,
     potential: Any,
     concentrations: Any,
-    by_potential: Any,
-    by_concentrations: Any,
+    by_phi: Any,
+    by_c: Any,
     of_permittivity: Any,
     of_spacings: Any,
     of_volumes: Any,
@@ -445,15 +445,15 @@ def rest_adjoint(
         _pack(work, group, permittivity, spacings, volumes, valences, amounts, ends, held)
         for lane in range(LANES):
             cell = group[lane]
-            _by_potential(
+            by_potential(
                 total,
                 closed,
                 volumes[cell],
                 valences[cell],
                 amounts[cell],
                 concentrations[cell],
-                by_potential[cell],
-                by_concentrations[cell],
+                by_phi[cell],
+                by_c[cell],
             )
             for k in range(nodes):
                 base = k * fields * LANES + lane
@@ -468,7 +468,7 @@ def rest_adjoint(
             cell = group[lane]
             for k in range(nodes):
                 multiplier[k] = work[(k * fields + STEP) * LANES + lane]
-            _by_inputs(
+            by_inputs(
                 multiplier,
                 total,
                 closed,
@@ -482,8 +482,8 @@ def rest_adjoint(
                 ends[cell],
                 potential[cell],
                 concentrations[cell],
-                by_potential[cell],
-                by_concentrations[cell],
+                by_phi[cell],
+                by_c[cell],
                 of_permittivity[cell],
                 of_spacings[cell],
                 of_volumes[cell],
@@ -495,7 +495,7 @@ def rest_adjoint(
 
 
 @kernel
-def _by_potential(
+def by_potential(
     total: Any, closed: bool, volumes: Any, valences: Any, amounts: Any, c: Any, by_phi: Any, by_c: Any
 ) -> None:
     """Total derivative by the potential of one cell: its own and through Boltzmann's factors."""
@@ -511,7 +511,7 @@ def _by_potential(
 
 
 @kernel
-def _by_inputs(
+def by_inputs(
     multiplier: Any,
     total: Any,
     closed: bool,
