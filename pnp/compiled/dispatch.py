@@ -35,7 +35,7 @@ def resting_state(system: System, start: Tensor | None, settings: Newton) -> New
     batch, nodes = system.volumes.shape
     species = system.valences.shape[1]
     potential = np.empty((batch, nodes)) if start is None else _array(start).copy()
-    concentrations, report = np.empty((batch, species, nodes)), np.empty((batch, 3))
+    concentrations, report = np.empty((batch, species, nodes)), np.zeros((batch, 3))
     numbers = [_array(number) for number in _numbers(system)]
     _side_by_side(
         (rest, rest_many),

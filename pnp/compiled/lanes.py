@@ -309,3 +309,16 @@ def exponential(x: Any) -> Any:
     p = p * r + 1.0
     p = p * r + 1.0
     return p * _power_of_two(shifted)
+
+
+@kernel
+def scalar_product(a: Any, b: Any) -> float:
+    """Of `a` and as many numbers of `b`."""
+    product = splat(0.0)
+    rows = a.size // LANES
+    for row in range(rows):
+        product = product + load(a, row) * load(b, row)
+    result = total(product)
+    for k in range(rows * LANES, a.size):
+        result += a[k] * b[k]
+    return result

@@ -15,39 +15,38 @@ made: of every species a product takes one scalar product,
 with Poisson's matrix L. The few decide how long it takes, not what comes out.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from .lanes import LANES, exponential, kernel, largest, load, logarithm, smallest, splat, store, total
+from .lanes import (
+    LANES,
+    exponential,
+    kernel,
+    largest,
+    load,
+    logarithm,
+    scalar_product,
+    smallest,
+    splat,
+    store,
+    total,
+    where,
+)
 from .resting import LEAST, MOST, SHORTEST, SUFFICIENT_DECREASE, by_inputs, by_potential
 
+FREE, STIFFNESS, VOLUME, SPRING, FIXED, POTENTIAL, BEFORE, CHARGE, RESIDUAL, STEP = range(10)
+"""Rows of the nodes of a cell: one where the potential is free, else zero; permittivity over the spacing to the right;
+control volume; what an end adds to Gauss's law; charge that is given; potential, also before a step; charge of the
+ions; derivative of G; Newton step."""
+LEFT, CORRECTED, DIRECTION, IMAGE, PIVOT, SCRATCH, ROWS = range(10, 17)
+"""Rows of conjugate gradients: residual, the same preconditioned, direction, its image; and inverse pivots of T."""
+VALENCE, ROOT, COLUMN = 0, 1, 2 + LANES
+"""Rows of the few ions: valences, roots of their amounts, Cholesky's factor of 1 - vᵀ T⁻¹ v, and from there on, for
+every node, v with what is below it eliminated."""
 INEXACT, EXACT = 1e-5, 1e-13
 """What conjugate gradients leave of a residual: of a Newton step, and of multipliers."""
 MOST_PRODUCTS = 200
-
-
-class Work(NamedTuple):
-    """One cell and what is known of it; of nodes `(N,)` in whole rows of lanes, of the few ions one row."""
-
-    potential: Any
-    stiffness: Any  # permittivity over the spacing to the right
-    volume: Any
-    fixed: Any  # charge in the control volume
-    springs: Any  # what an end adds to Gauss's law, (2,)
-    charges: Any  # spring times potential of the metal, or charge of the wall, (2,)
-    held: Any
-    charge: Any  # of all ions in the control volume
-    pivot: Any  # inverse
-    residual: Any
-    step: Any
-    direction: Any
-    image: Any  # of the direction
-    scratch: Any
-    valences: Any
-    roots: Any  # of the amounts of the few
-    columns: Any  # eliminated v_m, (N * LANES,)
-    matrix: Any  # Cholesky factor of 1 - v T⁻¹ v, (LANES * LANES,)
 
 
 def few_ions(valences: Any, amounts: Any) -> tuple[Any, Any]:
@@ -99,124 +98,110 @@ def rest_many(
     report: Any,
 ) -> None:
     """Equilibria of the `cells` `(C,)` of a batch, see :func:`pnp.compiled.resting.rest`, with the few ions of each."""
-    nodes = volumes.shape[1]
+    count = volumes.shape[1]
     for index in range(cells.size):
         cell = cells[index]
         bath = ends[cell, 6]
-        work = _work(
-            few_valences[cell], few_amounts[cell], permittivity[cell], spacings[cell], volumes[cell], ends[cell], held
-        )
+        nodes = _nodes(permittivity[cell], spacings[cell], volumes[cell], ends[cell], held)
+        few = _few(few_valences[cell], few_amounts[cell], count)
         if warm:
-            work.potential[:nodes] = potential[cell]
+            nodes[POTENTIAL, :count] = potential[cell]
         else:
-            _start(work, ends[cell], closed)
+            _start(nodes, few, ends[cell], closed)
         fixed = int(fixed_charge.shape[1] > 1)
-        for k in range(nodes):
-            work.fixed[k] = volumes[cell, k] * fixed_charge[cell, k * fixed]
+        for k in range(count):
+            nodes[FIXED, k] += volumes[cell, k] * fixed_charge[cell, k * fixed]
         for side in range(2):
-            work.charges[side] += ends[cell, 3 * side + 2]
+            nodes[FIXED, side * (count - 1)] += ends[cell, 3 * side + 2]
         ions = (valences[cell], amounts[cell], concentrations[cell])
-        _relax(work, ions, closed, bath, False, tolerance, most)
-        converged, iterations, change = _relax(work, ions, closed, bath, True, tolerance, most)
-        potential[cell] = work.potential[:nodes]
-        report[cell, 0], report[cell, 1], report[cell, 2] = converged, iterations, change
+        for exact in range(2):  # a good start does not depend on whether the first succeeds
+            found = _relax(nodes, few, ions, closed, bath, exact == 1, tolerance, most)
+            report[cell, 0], report[cell, 2] = found[0], found[2]
+            report[cell, 1] += found[1]
+        potential[cell] = nodes[POTENTIAL, :count]
 
 
 @kernel
-def _work(
-    few_valences: Any, few_amounts: Any, permittivity: Any, spacings: Any, volumes: Any, ends: Any, held: Any
-) -> Any:
-    """A cell without any charge but that of springs, at zero potential."""
-    nodes = volumes.size
-    whole = -(-nodes // LANES) * LANES
-    of_nodes = np.zeros((10, whole))
-    stiffness, volume = of_nodes[0], of_nodes[1]
+def _nodes(permittivity: Any, spacings: Any, volumes: Any, ends: Any, held: Any) -> Any:
+    """Nodes in whole rows of lanes, with no charge but that of springs, at the potential of the bath or at zero."""
+    count = volumes.size
+    nodes = np.zeros((ROWS, -(-count // LANES) * LANES))
     material = int(permittivity.size > 1)
-    for k in range(nodes - 1):
-        stiffness[k] = permittivity[k * material] / spacings[k]
-    volume[:nodes] = volumes
-    springs, charges = np.array([ends[1], ends[4]]), np.array([ends[0] * ends[1], ends[3] * ends[4]])
-    return Work(
-        potential=of_nodes[2],
-        stiffness=stiffness,
-        volume=volume,
-        fixed=of_nodes[3],
-        springs=springs,
-        charges=charges,
-        held=held,
-        charge=of_nodes[4],
-        pivot=of_nodes[5],
-        residual=of_nodes[6],
-        step=of_nodes[7],
-        direction=of_nodes[8],
-        image=of_nodes[9],
-        scratch=np.zeros(whole),
-        valences=few_valences,
-        roots=np.sqrt(few_amounts),
-        columns=np.zeros(nodes * LANES),
-        matrix=np.zeros(LANES * LANES),
-    )
+    for k in range(count):
+        nodes[FREE, k] = 0.0 if held[k] else 1.0
+        nodes[VOLUME, k] = volumes[k]
+        if k < count - 1:
+            nodes[STIFFNESS, k] = permittivity[k * material] / spacings[k]
+    for side in range(2):
+        k = side * (count - 1)
+        nodes[SPRING, k] = ends[3 * side + 1]
+        nodes[FIXED, k] = ends[3 * side] * ends[3 * side + 1]
+    nodes[POTENTIAL] = ends[6]
+    return nodes
 
 
 @kernel
-def _start(work: Any, ends: Any, closed: bool) -> None:
+def _few(valences: Any, amounts: Any, count: int) -> Any:
+    few = np.zeros((COLUMN + count) * LANES)
+    for m in range(LANES):
+        few[VALENCE * LANES + m] = valences[m]
+        few[ROOT * LANES + m] = np.sqrt(amounts[m])
+    return few
+
+
+@kernel
+def _start(nodes: Any, few: Any, ends: Any, closed: bool) -> None:
     """The potential of Debye and Hückel: one Newton step from ions that are spread evenly.
 
     Fixed charges and those of walls are left out, which would make an absurd potential without nonlinear screening.
     """
-    nodes = work.held.size
-    work.potential[:] = ends[6]
-    _of_few(work, closed, ends[6])
-    for side in range(2):
-        if work.held[side * (nodes - 1)]:
-            work.potential[side * (nodes - 1)] = ends[3 * side]
-    for k in range(1, nodes - 1):
-        if work.held[k]:
-            work.potential[k] = 0.0
-    _gauss(work)
-    _factorise(work, closed)
-    _precondition(work, work.residual, work.step, closed)
-    for k in range(nodes):
-        work.potential[k] -= work.step[k]
+    _of_few(nodes, few, closed, ends[6])
+    last = nodes.shape[1] - 1
+    while nodes[VOLUME, last] == 0.0:
+        last -= 1
+    for k in range(last + 1):
+        if nodes[FREE, k] == 0.0:
+            nodes[POTENTIAL, k] = ends[0] if k == 0 else ends[3] if k == last else 0.0
+    _gauss(nodes)
+    _factorise(nodes, few, closed)
+    _precondition(nodes, few, nodes[RESIDUAL], nodes[STEP], closed)
+    nodes[POTENTIAL] -= nodes[STEP]
 
 
 @kernel
 def _relax(
-    work: Any, ions: Any, closed: bool, bath: float, exact: bool, tolerance: float, most: int
+    nodes: Any, few: Any, ions: Any, closed: bool, bath: float, exact: bool, tolerance: float, most: int
 ) -> Any:
-    """From the potential in `work` to that of the equilibrium of the few ions or, if `exact`, of all.
+    """From the potential of the nodes to that of the equilibrium of the few ions or, if `exact`, of all.
 
     Returns whether it converged, the iterations and the last relative change.
     """
-    nodes = work.held.size
-    before = work.potential.copy()
-    value = _functional(work, ions, closed, bath, exact)
-    rounding = 1e-13 * (1.0 + abs(value) + (work.roots**2).sum())
+    potential, before, step = nodes[POTENTIAL], nodes[BEFORE], nodes[STEP]
+    value = _functional(nodes, few, ions, closed, bath, exact)
+    rounding = 1e-13 * (1.0 + abs(value) + ions[1].sum())
     change = np.inf
     for iteration in range(1, most + 1):
-        _gauss(work)
-        _factorise(work, closed)
+        _gauss(nodes)
+        _factorise(nodes, few, closed)
         if exact:
-            _conjugate_gradients(work, ions, closed, INEXACT)
+            _conjugate_gradients(nodes, few, ions, closed, INEXACT)
         else:
-            _precondition(work, work.residual, work.step, closed)
-        longest, size, descent = 0.0, 1.0, 0.0
-        for k in range(nodes):
-            before[k] = work.potential[k]
-            longest = max(longest, abs(work.step[k]))
-            size = max(size, 1.0 + abs(before[k]))
-            descent += work.residual[k] * work.step[k]
-        fraction = 1.0
-        while True:
-            for k in range(nodes):
-                work.potential[k] = before[k] - fraction * work.step[k]
-            found = _functional(work, ions, closed, bath, exact)
-            if found <= value - SUFFICIENT_DECREASE * fraction * descent + rounding:
-                break
+            _precondition(nodes, few, nodes[RESIDUAL], step, closed)
+        descent = scalar_product(nodes[RESIDUAL], step)
+        longest, size = 0.0, 1.0
+        for k in range(potential.size):
+            before[k] = potential[k]
+            longest = max(longest, abs(step[k]))
+            size = max(size, 1.0 + abs(potential[k]))
+        fraction, found = 2.0, np.inf
+        while not found <= value - SUFFICIENT_DECREASE * fraction * descent + rounding:
             fraction *= 0.5
             if fraction < SHORTEST:
-                work.potential[:] = before
+                potential[:] = before
                 return False, iteration, change
+            for k in range(potential.size):
+                potential[k] = before[k] - fraction * step[k]
+            found = _functional(nodes, few, ions, closed, bath, exact)
         value, change = found, fraction * longest / size
         if fraction == 1.0 and change < tolerance:
             return True, iteration, change
@@ -224,241 +209,213 @@ def _relax(
 
 
 @kernel
-def _functional(work: Any, ions: Any, closed: bool, bath: float, exact: bool) -> float:
+def _functional(nodes: Any, few: Any, ions: Any, closed: bool, bath: float, exact: bool) -> float:
     """G of the few ions or, if `exact`, of all, whose charge and concentrations are left behind."""
-    value = _of_few(work, closed, bath)
+    value = _of_few(nodes, few, closed, bath)
     if exact:
-        value = _of_many(work, ions, closed, bath)
-    nodes = work.held.size
-    for k in range(nodes):
+        value = _of_many(nodes, ions, closed, bath)
+    potential = nodes[POTENTIAL]
+    for k in range(potential.size):
+        value += (0.5 * nodes[SPRING, k] * potential[k] - nodes[FIXED, k]) * potential[k]
         if k > 0:
-            value += 0.5 * work.stiffness[k - 1] * (work.potential[k] - work.potential[k - 1]) ** 2
-        value -= work.fixed[k] * work.potential[k]
-    for side in range(2):
-        potential = work.potential[side * (nodes - 1)]
-        value += (0.5 * work.springs[side] * potential - work.charges[side]) * potential
+            value += 0.5 * nodes[STIFFNESS, k - 1] * (potential[k] - potential[k - 1]) ** 2
     return value
 
 
 @kernel
-def _range(work: Any) -> Any:
-    """The lowest and the highest potential; what fills up the last row of lanes is made one of them."""
-    nodes = work.held.size
-    work.potential[nodes:] = work.potential[0]
-    low = high = load(work.potential, 0)
-    for row in range(1, work.potential.size // LANES):
-        potential = load(work.potential, row)
-        low, high = smallest(low, potential), largest(high, potential)
-    store(work.scratch, 0, low)
-    lowest = work.scratch[:LANES].min()
-    store(work.scratch, 0, high)
-    return lowest, work.scratch[:LANES].max()
+def _range(nodes: Any) -> Any:
+    """The lowest and the highest potential; what fills up the last row of lanes is given one of them."""
+    potential, scratch = nodes[POTENTIAL], nodes[SCRATCH]
+    low = high = splat(potential[0])
+    for row in range(potential.size // LANES):
+        here = where(load(nodes[VOLUME], row) > 0.0, load(potential, row), potential[0])
+        store(potential, row, here)
+        low, high = smallest(low, here), largest(high, here)
+    lowest = highest = potential[0]
+    store(scratch, 0, low)
+    for lane in range(LANES):
+        lowest = min(lowest, scratch[lane])
+    store(scratch, 0, high)
+    for lane in range(LANES):
+        highest = max(highest, scratch[lane])
+    return lowest, highest
 
 
 @kernel
-def _of_few(work: Any, closed: bool, bath: float) -> float:
+def _of_few(nodes: Any, few: Any, closed: bool, bath: float) -> float:
     """Share of the few ions in G, their columns v and their charge."""
-    low, high = _range(work)
-    z, root = load(work.valences, 0), load(work.roots, 0)
+    low, high = _range(nodes)
+    potential, volume, charge = nodes[POTENTIAL], nodes[VOLUME], nodes[CHARGE]
+    count = few.size // LANES - COLUMN
+    z, root = load(few, VALENCE), load(few, ROOT)
     shift = largest(-z * low, -z * high) if closed else -z * bath
     amount, factor = splat(0.0), root
-    for k in range(work.held.size):
-        exponent = smallest(largest(-z * work.potential[k] - shift, LEAST), MOST)
-        weight = work.volume[k] * exponential(exponent)
+    for k in range(count):
+        weight = volume[k] * exponential(smallest(largest(-z * potential[k] - shift, LEAST), MOST))
         amount = amount + weight
-        store(work.columns, k, weight)
+        store(few, COLUMN + k, weight)
     value = root * root * amount
     if closed:
         factor = root / amount
         value = root * root * (logarithm(amount) + shift)
-    for k in range(work.held.size):
-        column = z * factor * load(work.columns, k)
-        store(work.columns, k, column)
-        work.charge[k] = total(root * column)
+    for k in range(count):
+        column = z * factor * load(few, COLUMN + k)
+        store(few, COLUMN + k, column)
+        charge[k] = total(root * column)
     return total(value)
 
 
 @kernel
-def _of_many(work: Any, ions: Any, closed: bool, bath: float) -> float:
+def _of_many(nodes: Any, ions: Any, closed: bool, bath: float) -> float:
     """Share of all ions in G, their concentrations and their charge."""
     valences, amounts, concentrations = ions
-    nodes, rows = work.held.size, work.potential.size // LANES
-    weight, charge = work.scratch, work.charge
-    low, high = _range(work)
+    low, high = _range(nodes)
+    potential, volume, charge, weight = nodes[POTENTIAL], nodes[VOLUME], nodes[CHARGE], nodes[SCRATCH]
     charge[:] = 0.0
     value = 0.0
     for s in range(valences.size):
         z = valences[s]
         shift = max(-z * low, -z * high) if closed else -z * bath
         amount = splat(0.0)
-        for row in range(rows):
-            exponent = smallest(largest(-z * load(work.potential, row) - shift, LEAST), MOST)
-            here = exponential(exponent)
-            amount = amount + load(work.volume, row) * here
+        for row in range(potential.size // LANES):
+            here = exponential(smallest(largest(-z * load(potential, row) - shift, LEAST), MOST))
+            amount = amount + load(volume, row) * here
             store(weight, row, here)
         whole = total(amount)
         factor = amounts[s] / whole if closed else amounts[s]
         value += amounts[s] * (np.log(whole) + shift) if closed else amounts[s] * whole
         own = concentrations[s]
-        for k in range(nodes):
+        for k in range(own.size):
             own[k] = factor * weight[k]
             charge[k] += z * factor * weight[k]
-    for k in range(nodes):
-        charge[k] *= work.volume[k]
+    for k in range(charge.size):
+        charge[k] *= volume[k]
     return value
 
 
 @kernel
-def _poisson(work: Any, potential: Any, image: Any) -> None:
-    """Add Poisson's matrix and springs times a potential, zero at held nodes, to its image."""
-    nodes = work.held.size
-    for k in range(nodes):
-        value = image[k]
-        if k > 0:
-            value += work.stiffness[k - 1] * (potential[k] - potential[k - 1])
-        if k < nodes - 1:
-            value += work.stiffness[k] * (potential[k] - potential[k + 1])
-        if k == 0:
-            value += work.springs[0] * potential[k]
-        if k == nodes - 1:
-            value += work.springs[1] * potential[k]
-        image[k] = 0.0 if work.held[k] else value
+def _poisson(nodes: Any, potential: Any, image: Any) -> None:
+    """Add Poisson's matrix and springs times a potential to its image, which is made zero at held nodes."""
+    stiffness = nodes[STIFFNESS]
+    left = 0.0
+    for k in range(potential.size):
+        flux = stiffness[k] * (potential[k] - potential[min(k + 1, potential.size - 1)])
+        image[k] = nodes[FREE, k] * (image[k] + nodes[SPRING, k] * potential[k] + flux - left)
+        left = flux
 
 
 @kernel
-def _gauss(work: Any) -> None:
+def _gauss(nodes: Any) -> None:
     """The residual, which is the derivative of G."""
-    nodes = work.held.size
-    for k in range(nodes):
-        work.residual[k] = -work.fixed[k] - work.charge[k]
-    for side in range(2):
-        work.residual[side * (nodes - 1)] -= work.charges[side]
-    _poisson(work, work.potential, work.residual)
+    residual = nodes[RESIDUAL]
+    for k in range(residual.size):
+        residual[k] = -nodes[FIXED, k] - nodes[CHARGE, k]
+    _poisson(nodes, nodes[POTENTIAL], residual)
 
 
 @kernel
-def _factorise(work: Any, closed: bool) -> None:
+def _factorise(nodes: Any, few: Any, closed: bool) -> None:
     """Pivots of T, eliminated columns, and the Cholesky factor that Woodbury's formula takes, for the few ions."""
-    nodes, matrix, columns = work.held.size, work.matrix, work.columns
-    z, root, before, stiffness, share = load(work.valences, 0), load(work.roots, 0), splat(0.0), 0.0, 0.0
-    matrix[:] = 0.0
+    inverse = nodes[PIVOT]
+    weight, before, stiffness, matrix = load(few, VALENCE) * load(few, ROOT), splat(0.0), 0.0, 2 * LANES
     for m in range(LANES):
-        matrix[m * LANES + m] = 1.0
-    for k in range(nodes):
-        share = stiffness * work.pivot[k - 1] if k > 0 else 0.0
-        column = load(columns, k)
-        pivot = stiffness - stiffness * share + total(z * root * column)
-        stiffness = work.stiffness[k]
-        pivot += stiffness
-        if k == 0:
-            pivot += work.springs[0]
-        if k == nodes - 1:
-            pivot += work.springs[1]
-        column = column + share * before
-        inverse = 1.0 / pivot
-        if work.held[k]:
-            column, inverse = splat(0.0), 0.0
-        before = column
-        work.pivot[k] = inverse
-        store(columns, k, column)
+        store(few, 2 + m, splat(0.0))
+        few[matrix + m * LANES + m] = 1.0
+    for k in range(few.size // LANES - COLUMN):
+        share = stiffness * inverse[k - 1] if k > 0 else 0.0
+        column = load(few, COLUMN + k)
+        pivot = stiffness - stiffness * share + nodes[STIFFNESS, k] + nodes[SPRING, k] + total(weight * column)
+        stiffness = nodes[STIFFNESS, k]
+        inverse[k] = nodes[FREE, k] / pivot
+        before = nodes[FREE, k] * (column + share * before)
+        store(few, COLUMN + k, before)
         if closed:
             for m in range(LANES):
-                store(matrix, m, load(matrix, m) - column * (inverse * columns[k * LANES + m]))
+                scaled = inverse[k] * few[(COLUMN + k) * LANES + m]
+                store(few, 2 + m, load(few, 2 + m) - scaled * before)
     for m in range(LANES):
         for n in range(m + 1):
-            entry = matrix[m * LANES + n]
+            entry = few[matrix + m * LANES + n]
             for i in range(n):
-                entry -= matrix[m * LANES + i] * matrix[n * LANES + i]
-            matrix[m * LANES + n] = entry / matrix[n * LANES + n] if n < m else np.sqrt(max(entry, 1e-14))
+                entry -= few[matrix + m * LANES + i] * few[matrix + n * LANES + i]
+            # Where ions leave a part of the cell, rounding is all that is left of a pivot.
+            pivot = np.sqrt(max(entry, 1e-14)) if n == m else few[matrix + n * LANES + n]
+            few[matrix + m * LANES + n] = pivot if n == m else entry / pivot
 
 
 @kernel
-def _precondition(work: Any, rhs: Any, solution: Any, closed: bool) -> None:
-    """Solve with the second derivative of G of the few ions."""
-    nodes, matrix, small = work.held.size, work.matrix, work.scratch
-    coefficients = splat(0.0)
-    for k in range(nodes):
-        share = work.stiffness[k - 1] * work.pivot[k - 1] * solution[k - 1] if k > 0 else 0.0
-        solution[k] = 0.0 if work.held[k] else rhs[k] + share
-        coefficients = coefficients + load(work.columns, k) * (work.pivot[k] * solution[k])
+def _precondition(nodes: Any, few: Any, rhs: Any, solution: Any, closed: bool) -> None:
+    """Solve with P, the second derivative of G of the few ions."""
+    inverse, stiffness, small, matrix = nodes[PIVOT], nodes[STIFFNESS], nodes[SCRATCH], 2 * LANES
+    count = few.size // LANES - COLUMN
+    coefficients, share = splat(0.0), 0.0
+    for k in range(count):
+        solution[k] = nodes[FREE, k] * (rhs[k] + share)
+        coefficients = coefficients + load(few, COLUMN + k) * (inverse[k] * solution[k])
+        share = stiffness[k] * inverse[k] * solution[k]
     store(small, 0, coefficients)
     for m in range(LANES):
         for n in range(m):
-            small[m] -= matrix[m * LANES + n] * small[n]
-        small[m] /= matrix[m * LANES + m]
+            small[m] -= few[matrix + m * LANES + n] * small[n]
+        small[m] /= few[matrix + m * LANES + m]
     for i in range(LANES):
         m = LANES - 1 - i
         for n in range(m + 1, LANES):
-            small[m] -= matrix[n * LANES + m] * small[n]
-        small[m] /= matrix[m * LANES + m]
+            small[m] -= few[matrix + n * LANES + m] * small[n]
+        small[m] /= few[matrix + m * LANES + m]
     coefficients = load(small, 0)
     after = 0.0
-    for i in range(nodes):
-        k = nodes - 1 - i
-        value = solution[k] + work.stiffness[k] * after
+    for i in range(count):
+        k = count - 1 - i
+        value = solution[k] + stiffness[k] * after
         if closed:
-            value += total(coefficients * load(work.columns, k))
-        after = value * work.pivot[k]
+            value += total(coefficients * load(few, COLUMN + k))
+        after = value * inverse[k]
         solution[k] = after
 
 
 @kernel
-def _conjugate_gradients(work: Any, ions: Any, closed: bool, remaining: float) -> None:
+def _conjugate_gradients(nodes: Any, few: Any, ions: Any, closed: bool, remaining: float) -> None:
     """The step whose image under H is the residual, but for `remaining` of it in the norm of the preconditioner."""
-    nodes, step, direction, image = work.held.size, work.step, work.direction, work.image
-    left = work.residual.copy()
-    corrected = np.zeros(left.size)
+    left, corrected, step = nodes[LEFT], nodes[CORRECTED], nodes[STEP]
+    direction, image = nodes[DIRECTION], nodes[IMAGE]
+    left[:] = nodes[RESIDUAL]
     step[:] = 0.0
     direction[:] = 0.0
-    before = first = 1.0
-    for iteration in range(MOST_PRODUCTS):
-        _precondition(work, left, corrected, closed)
-        here = _dot(left, corrected)
-        if iteration == 0:
-            first = here
-        if not here > remaining**2 * first or here < 1e-300:
+    before, least = np.inf, 1e-300
+    for _ in range(MOST_PRODUCTS):
+        _precondition(nodes, few, left, corrected, closed)
+        here = scalar_product(left, corrected)
+        least = max(least, remaining**2 * here) if before == np.inf else least
+        if not here > least:
             return
-        turn = here / before if iteration > 0 else 0.0
-        for k in range(nodes):
-            direction[k] = corrected[k] + turn * direction[k]
-        _curvature(work, ions, closed)
-        length = here / _dot(direction, image)
-        for k in range(nodes):
+        for k in range(left.size):
+            direction[k] = corrected[k] + here / before * direction[k]
+        _curvature(nodes, ions, closed)
+        length = here / scalar_product(direction, image)
+        for k in range(left.size):
             step[k] += length * direction[k]
             left[k] -= length * image[k]
         before = here
 
 
 @kernel
-def _curvature(work: Any, ions: Any, closed: bool) -> None:
+def _curvature(nodes: Any, ions: Any, closed: bool) -> None:
     """The image of the direction under H."""
     valences, amounts, concentrations = ions
-    nodes, direction, image, weighted = work.held.size, work.direction, work.image, work.scratch
-    for k in range(nodes):
-        weighted[k] = work.volume[k] * direction[k]
-    image[:] = 0.0
+    direction, image, weighted, volume = nodes[DIRECTION], nodes[IMAGE], nodes[SCRATCH], nodes[VOLUME]
+    for k in range(volume.size):
+        weighted[k] = volume[k] * direction[k]
+        image[k] = 0.0
     for s in range(valences.size):
         own = concentrations[s]
-        mean = _dot(own, weighted) / amounts[s] if closed else 0.0
+        mean = scalar_product(own, weighted) / amounts[s] if closed else 0.0
         square = valences[s] ** 2
-        for k in range(nodes):
+        for k in range(own.size):
             image[k] += square * own[k] * (direction[k] - mean)
-    for k in range(nodes):
-        image[k] *= work.volume[k]
-    _poisson(work, direction, image)
-
-
-@kernel
-def _dot(a: Any, b: Any) -> float:
-    """Scalar product over the nodes of `a`."""
-    product = splat(0.0)
-    rows = a.size // LANES
-    for row in range(rows):
-        product = product + load(a, row) * load(b, row)
-    result = total(product)
-    for k in range(rows * LANES, a.size):
-        result += a[k] * b[k]
-    return result
+    for k in range(volume.size):
+        image[k] *= volume[k]
+    _poisson(nodes, direction, image)
 
 
 @kernel
@@ -488,24 +445,21 @@ def rest_many_adjoint(
     of_ends: Any,
 ) -> None:
     """Derivatives of a number with respect to all inputs, see :func:`pnp.compiled.resting.rest_adjoint`."""
-    nodes = volumes.shape[1]
+    count = volumes.shape[1]
     for index in range(cells.size):
         cell = cells[index]
-        work = _work(
-            few_valences[cell], few_amounts[cell], permittivity[cell], spacings[cell], volumes[cell], ends[cell], held
-        )
+        nodes = _nodes(permittivity[cell], spacings[cell], volumes[cell], ends[cell], held)
+        few = _few(few_valences[cell], few_amounts[cell], count)
+        nodes[POTENTIAL, :count] = potential[cell]
+        _of_few(nodes, few, closed, ends[cell, 6])
+        _factorise(nodes, few, closed)
+        residual = nodes[RESIDUAL, :count]
         ions = (valences[cell], amounts[cell], concentrations[cell])
-        work.potential[:nodes] = potential[cell]
-        _of_few(work, closed, ends[cell, 6])
-        _factorise(work, closed)
-        by_potential(work.residual[:nodes], closed, volumes[cell], *ions, by_phi[cell], by_c[cell])
-        for k in range(nodes):
-            if held[k]:
-                work.residual[k] = 0.0
-        _conjugate_gradients(work, ions, closed, EXACT)
+        by_potential(residual, closed, volumes[cell], *ions, by_phi[cell], by_c[cell])
+        residual *= nodes[FREE, :count]
+        _conjugate_gradients(nodes, few, ions, closed, EXACT)
         by_inputs(
-            work.step[:nodes],
-            work.scratch[:nodes],
+            nodes[STEP, :count],
             closed,
             held,
             permittivity[cell],
