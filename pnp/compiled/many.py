@@ -35,13 +35,15 @@ from .lanes import (
 )
 from .resting import LEAST, MOST, SHORTEST, SUFFICIENT_DECREASE, by_inputs, by_potential
 
-FREE, STIFFNESS, VOLUME, SPRING, FIXED, POTENTIAL, BEFORE, CHARGE, RESIDUAL, STEP = range(10)
-"""Rows of the nodes of a cell: one where the potential is free, else zero; permittivity over the spacing to the right;
-control volume; what an end adds to Gauss's law; charge that is given; potential, also before a step; charge of the
-ions; derivative of G; Newton step."""
-LEFT, CORRECTED, DIRECTION, IMAGE, PIVOT, SCRATCH, ROWS = range(10, 17)
+START, FEW, ALL = range(3)
+"""Of what the equilibrium is sought."""
+FREE, LEVEL, STIFFNESS, VOLUME, SPRING, FIXED, POTENTIAL, BEFORE, CHARGE, RESIDUAL, STEP = range(11)
+"""Rows of the nodes of a cell: one where the potential is free, else zero, and what holds it there; permittivity over
+the spacing to the right; control volume; what an end adds to Gauss's law; charge that is given; potential, also before
+a step; charge of the ions; derivative of G; Newton step."""
+LEFT, CORRECTED, DIRECTION, IMAGE, PIVOT, SCRATCH, ROWS = range(11, 18)
 """Rows of conjugate gradients: residual, the same preconditioned, direction, its image; and inverse pivots of T."""
-VALENCE, ROOT, COLUMN = 0, 1, 2 + LANES
+VALENCE, ROOT, FACTOR, COLUMN = 0, 1, 2, 2 + LANES
 """Rows of the few ions: valences, roots of their amounts, Cholesky's factor of 1 - vᵀ T⁻¹ v, and from there on, for
 every node, v with what is below it eliminated."""
 INEXACT, EXACT = 1e-5, 1e-13
@@ -105,20 +107,22 @@ def rest_many(
         nodes = _nodes(permittivity[cell], spacings[cell], volumes[cell], ends[cell], held)
         few = _few(few_valences[cell], few_amounts[cell], count)
         if warm:
-            nodes[POTENTIAL, :count] = potential[cell]
-        else:
-            _start(nodes, few, ends[cell], closed)
+            for k in range(count):
+                nodes[POTENTIAL, k] = potential[cell, k]
         fixed = int(fixed_charge.shape[1] > 1)
-        for k in range(count):
-            nodes[FIXED, k] += volumes[cell, k] * fixed_charge[cell, k * fixed]
-        for side in range(2):
-            nodes[FIXED, side * (count - 1)] += ends[cell, 3 * side + 2]
         ions = (valences[cell], amounts[cell], concentrations[cell])
-        for exact in range(2):  # a good start does not depend on whether the first succeeds
-            found = _relax(nodes, few, ions, closed, bath, exact == 1, tolerance, most)
+        for stage in range(FEW if warm else START, ALL + 1):
+            # Without screening these would make an absurd start.
+            if stage == FEW:
+                for k in range(count):
+                    nodes[FIXED, k] += volumes[cell, k] * fixed_charge[cell, k * fixed]
+                for side in range(2):
+                    nodes[FIXED, side * (count - 1)] += ends[cell, 3 * side + 2]
+            found = _relax(nodes, few, ions, closed, bath, stage, tolerance, most)
             report[cell, 0], report[cell, 2] = found[0], found[2]
             report[cell, 1] += found[1]
-        potential[cell] = nodes[POTENTIAL, :count]
+        for k in range(count):
+            potential[cell, k] = nodes[POTENTIAL, k]
 
 
 @kernel
@@ -134,86 +138,70 @@ def _nodes(permittivity: Any, spacings: Any, volumes: Any, ends: Any, held: Any)
             nodes[STIFFNESS, k] = permittivity[k * material] / spacings[k]
     for side in range(2):
         k = side * (count - 1)
-        nodes[SPRING, k] = ends[3 * side + 1]
+        nodes[LEVEL, k], nodes[SPRING, k] = ends[3 * side], ends[3 * side + 1]
         nodes[FIXED, k] = ends[3 * side] * ends[3 * side + 1]
-    nodes[POTENTIAL] = ends[6]
+    for k in range(nodes.shape[1]):
+        nodes[POTENTIAL, k] = ends[6]
     return nodes
 
 
 @kernel
 def _few(valences: Any, amounts: Any, count: int) -> Any:
-    few = np.zeros((COLUMN + count) * LANES)
+    few = np.zeros((COLUMN + count, LANES))
     for m in range(LANES):
-        few[VALENCE * LANES + m] = valences[m]
-        few[ROOT * LANES + m] = np.sqrt(amounts[m])
+        few[VALENCE, m], few[ROOT, m] = valences[m], np.sqrt(amounts[m])
     return few
 
 
 @kernel
-def _start(nodes: Any, few: Any, ends: Any, closed: bool) -> None:
-    """The potential of Debye and Hückel: one Newton step from ions that are spread evenly.
+def _relax(nodes: Any, few: Any, ions: Any, closed: bool, bath: float, stage: int, tolerance: float, most: int) -> Any:
+    """From the potential of the nodes to that of the equilibrium of the `FEW` ions or of `ALL`.
 
-    Fixed charges and those of walls are left out, which would make an absurd potential without nonlinear screening.
-    """
-    _of_few(nodes, few, closed, ends[6])
-    last = nodes.shape[1] - 1
-    while nodes[VOLUME, last] == 0.0:
-        last -= 1
-    for k in range(last + 1):
-        if nodes[FREE, k] == 0.0:
-            nodes[POTENTIAL, k] = ends[0] if k == 0 else ends[3] if k == last else 0.0
-    _gauss(nodes)
-    _factorise(nodes, few, closed)
-    _precondition(nodes, few, nodes[RESIDUAL], nodes[STEP], closed)
-    nodes[POTENTIAL] -= nodes[STEP]
-
-
-@kernel
-def _relax(
-    nodes: Any, few: Any, ions: Any, closed: bool, bath: float, exact: bool, tolerance: float, most: int
-) -> Any:
-    """From the potential of the nodes to that of the equilibrium of the few ions or, if `exact`, of all.
-
-    Returns whether it converged, the iterations and the last relative change.
+    To `START` one Newton step from ions that are spread evenly gives the potential of Debye and Hückel. Returns
+    whether it converged, the iterations and the last relative change.
     """
     potential, before, step = nodes[POTENTIAL], nodes[BEFORE], nodes[STEP]
-    value = _functional(nodes, few, ions, closed, bath, exact)
-    rounding = 1e-13 * (1.0 + abs(value) + ions[1].sum())
-    change = np.inf
-    for iteration in range(1, most + 1):
-        _gauss(nodes)
-        _factorise(nodes, few, closed)
-        if exact:
-            _conjugate_gradients(nodes, few, ions, closed, INEXACT)
-        else:
-            _precondition(nodes, few, nodes[RESIDUAL], step, closed)
-        descent = scalar_product(nodes[RESIDUAL], step)
-        longest, size = 0.0, 1.0
-        for k in range(potential.size):
-            before[k] = potential[k]
-            longest = max(longest, abs(step[k]))
-            size = max(size, 1.0 + abs(potential[k]))
-        fraction, found = 2.0, np.inf
-        while not found <= value - SUFFICIENT_DECREASE * fraction * descent + rounding:
+    value, descent, longest, size, rounding, fraction, change, iteration = 0.0, 0.0, 0.0, 1.0, 0.0, 1.0, np.inf, 0
+    while True:
+        found = _functional(nodes, few, ions, closed, bath, stage == ALL)
+        if iteration > 0 and not found <= value - SUFFICIENT_DECREASE * fraction * descent + rounding:
             fraction *= 0.5
             if fraction < SHORTEST:
-                potential[:] = before
+                for k in range(potential.size):
+                    potential[k] = before[k]
                 return False, iteration, change
+        else:
+            if iteration > 0:
+                change = fraction * longest / size
+            if iteration == most or (fraction == 1.0 and change < tolerance):
+                return change < tolerance, iteration, change
+            if stage == START:
+                for k in range(potential.size):
+                    potential[k] = potential[k] if nodes[FREE, k] else nodes[LEVEL, k]
+            _gauss(nodes)
+            _factorise(nodes, few, closed)
+            _solve(nodes, few, ions, closed, INEXACT if stage == ALL else 1.0)
+            descent = scalar_product(nodes[RESIDUAL], step)
+            longest, size = 0.0, 1.0
             for k in range(potential.size):
-                potential[k] = before[k] - fraction * step[k]
-            found = _functional(nodes, few, ions, closed, bath, exact)
-        value, change = found, fraction * longest / size
-        if fraction == 1.0 and change < tolerance:
-            return True, iteration, change
-    return False, most, change
+                before[k] = potential[k]
+                longest = max(longest, abs(step[k]))
+                size = max(size, 1.0 + abs(potential[k]))
+            value, fraction, iteration = found, 1.0, iteration + 1
+            rounding = 1e-13 * (1.0 + abs(value) + total(load(few, ROOT) * load(few, ROOT)))
+        for k in range(potential.size):
+            potential[k] = before[k] - fraction * step[k]
+        if stage == START:
+            return False, 0, np.inf
 
 
 @kernel
-def _functional(nodes: Any, few: Any, ions: Any, closed: bool, bath: float, exact: bool) -> float:
-    """G of the few ions or, if `exact`, of all, whose charge and concentrations are left behind."""
-    value = _of_few(nodes, few, closed, bath)
-    if exact:
-        value = _of_many(nodes, ions, closed, bath)
+def _functional(nodes: Any, few: Any, ions: Any, closed: bool, bath: float, every: bool) -> float:
+    """G of the few ions or of `every` one, whose charge and concentrations are left behind."""
+    low, high = _range(nodes)
+    value = _of_few(nodes, few, closed, bath, low, high)
+    if every:
+        value = _of_many(nodes, ions, closed, bath, low, high)
     potential = nodes[POTENTIAL]
     for k in range(potential.size):
         value += (0.5 * nodes[SPRING, k] * potential[k] - nodes[FIXED, k]) * potential[k]
@@ -242,11 +230,10 @@ def _range(nodes: Any) -> Any:
 
 
 @kernel
-def _of_few(nodes: Any, few: Any, closed: bool, bath: float) -> float:
+def _of_few(nodes: Any, few: Any, closed: bool, bath: float, low: float, high: float) -> float:
     """Share of the few ions in G, their columns v and their charge."""
-    low, high = _range(nodes)
     potential, volume, charge = nodes[POTENTIAL], nodes[VOLUME], nodes[CHARGE]
-    count = few.size // LANES - COLUMN
+    count = few.shape[0] - COLUMN
     z, root = load(few, VALENCE), load(few, ROOT)
     shift = largest(-z * low, -z * high) if closed else -z * bath
     amount, factor = splat(0.0), root
@@ -266,12 +253,12 @@ def _of_few(nodes: Any, few: Any, closed: bool, bath: float) -> float:
 
 
 @kernel
-def _of_many(nodes: Any, ions: Any, closed: bool, bath: float) -> float:
+def _of_many(nodes: Any, ions: Any, closed: bool, bath: float, low: float, high: float) -> float:
     """Share of all ions in G, their concentrations and their charge."""
     valences, amounts, concentrations = ions
-    low, high = _range(nodes)
     potential, volume, charge, weight = nodes[POTENTIAL], nodes[VOLUME], nodes[CHARGE], nodes[SCRATCH]
-    charge[:] = 0.0
+    for k in range(charge.size):
+        charge[k] = 0.0
     value = 0.0
     for s in range(valences.size):
         z = valences[s]
@@ -317,11 +304,11 @@ def _gauss(nodes: Any) -> None:
 def _factorise(nodes: Any, few: Any, closed: bool) -> None:
     """Pivots of T, eliminated columns, and the Cholesky factor that Woodbury's formula takes, for the few ions."""
     inverse = nodes[PIVOT]
-    weight, before, stiffness, matrix = load(few, VALENCE) * load(few, ROOT), splat(0.0), 0.0, 2 * LANES
-    for m in range(LANES):
-        store(few, 2 + m, splat(0.0))
-        few[matrix + m * LANES + m] = 1.0
-    for k in range(few.size // LANES - COLUMN):
+    weight, before, stiffness = load(few, VALENCE) * load(few, ROOT), splat(0.0), 0.0
+    for m in range(few.shape[1]):
+        store(few, FACTOR + m, splat(0.0))
+        few[FACTOR + m, m] = 1.0
+    for k in range(few.shape[0] - COLUMN):
         share = stiffness * inverse[k - 1] if k > 0 else 0.0
         column = load(few, COLUMN + k)
         pivot = stiffness - stiffness * share + nodes[STIFFNESS, k] + nodes[SPRING, k] + total(weight * column)
@@ -330,39 +317,39 @@ def _factorise(nodes: Any, few: Any, closed: bool) -> None:
         before = nodes[FREE, k] * (column + share * before)
         store(few, COLUMN + k, before)
         if closed:
-            for m in range(LANES):
-                scaled = inverse[k] * few[(COLUMN + k) * LANES + m]
-                store(few, 2 + m, load(few, 2 + m) - scaled * before)
-    for m in range(LANES):
+            for m in range(few.shape[1]):
+                scaled = inverse[k] * few[COLUMN + k, m]
+                store(few, FACTOR + m, load(few, FACTOR + m) - scaled * before)
+    for m in range(few.shape[1]):
         for n in range(m + 1):
-            entry = few[matrix + m * LANES + n]
+            entry = few[FACTOR + m, n]
             for i in range(n):
-                entry -= few[matrix + m * LANES + i] * few[matrix + n * LANES + i]
+                entry -= few[FACTOR + m, i] * few[FACTOR + n, i]
             # Where ions leave a part of the cell, rounding is all that is left of a pivot.
-            pivot = np.sqrt(max(entry, 1e-14)) if n == m else few[matrix + n * LANES + n]
-            few[matrix + m * LANES + n] = pivot if n == m else entry / pivot
+            pivot = np.sqrt(max(entry, 1e-14)) if n == m else few[FACTOR + n, n]
+            few[FACTOR + m, n] = pivot if n == m else entry / pivot
 
 
 @kernel
 def _precondition(nodes: Any, few: Any, rhs: Any, solution: Any, closed: bool) -> None:
     """Solve with P, the second derivative of G of the few ions."""
-    inverse, stiffness, small, matrix = nodes[PIVOT], nodes[STIFFNESS], nodes[SCRATCH], 2 * LANES
-    count = few.size // LANES - COLUMN
+    inverse, stiffness, small = nodes[PIVOT], nodes[STIFFNESS], nodes[SCRATCH]
+    count = few.shape[0] - COLUMN
     coefficients, share = splat(0.0), 0.0
     for k in range(count):
         solution[k] = nodes[FREE, k] * (rhs[k] + share)
         coefficients = coefficients + load(few, COLUMN + k) * (inverse[k] * solution[k])
         share = stiffness[k] * inverse[k] * solution[k]
     store(small, 0, coefficients)
-    for m in range(LANES):
+    for m in range(few.shape[1]):
         for n in range(m):
-            small[m] -= few[matrix + m * LANES + n] * small[n]
-        small[m] /= few[matrix + m * LANES + m]
-    for i in range(LANES):
-        m = LANES - 1 - i
-        for n in range(m + 1, LANES):
-            small[m] -= few[matrix + n * LANES + m] * small[n]
-        small[m] /= few[matrix + m * LANES + m]
+            small[m] -= few[FACTOR + m, n] * small[n]
+        small[m] /= few[FACTOR + m, m]
+    for i in range(few.shape[1]):
+        m = few.shape[1] - 1 - i
+        for n in range(m + 1, few.shape[1]):
+            small[m] -= few[FACTOR + n, m] * small[n]
+        small[m] /= few[FACTOR + m, m]
     coefficients = load(small, 0)
     after = 0.0
     for i in range(count):
@@ -375,18 +362,23 @@ def _precondition(nodes: Any, few: Any, rhs: Any, solution: Any, closed: bool) -
 
 
 @kernel
-def _conjugate_gradients(nodes: Any, few: Any, ions: Any, closed: bool, remaining: float) -> None:
-    """The step whose image under H is the residual, but for `remaining` of it in the norm of the preconditioner."""
+def _solve(nodes: Any, few: Any, ions: Any, closed: bool, remaining: float) -> None:
+    """The step whose image under H is the residual, but for `remaining` of it in the norm of the preconditioner.
+
+    If all of it may remain, the step whose image under P is.
+    """
     left, corrected, step = nodes[LEFT], nodes[CORRECTED], nodes[STEP]
     direction, image = nodes[DIRECTION], nodes[IMAGE]
-    left[:] = nodes[RESIDUAL]
-    step[:] = 0.0
-    direction[:] = 0.0
-    before, least = np.inf, 1e-300
-    for _ in range(MOST_PRODUCTS):
+    for k in range(left.size):
+        left[k], direction[k] = nodes[RESIDUAL, k], 0.0
+    before, least = np.inf, 0.0
+    for product in range(MOST_PRODUCTS):
         _precondition(nodes, few, left, corrected, closed)
         here = scalar_product(left, corrected)
-        least = max(least, remaining**2 * here) if before == np.inf else least
+        if product == 0:
+            least = max(remaining**2 * here, 1e-300)
+            for k in range(left.size):
+                step[k] = corrected[k] if remaining == 1.0 else 0.0
         if not here > least:
             return
         for k in range(left.size):
@@ -450,14 +442,16 @@ def rest_many_adjoint(
         cell = cells[index]
         nodes = _nodes(permittivity[cell], spacings[cell], volumes[cell], ends[cell], held)
         few = _few(few_valences[cell], few_amounts[cell], count)
-        nodes[POTENTIAL, :count] = potential[cell]
-        _of_few(nodes, few, closed, ends[cell, 6])
+        for k in range(count):
+            nodes[POTENTIAL, k] = potential[cell, k]
+        _of_few(nodes, few, closed, ends[cell, 6], *_range(nodes))
         _factorise(nodes, few, closed)
         residual = nodes[RESIDUAL, :count]
         ions = (valences[cell], amounts[cell], concentrations[cell])
         by_potential(residual, closed, volumes[cell], *ions, by_phi[cell], by_c[cell])
-        residual *= nodes[FREE, :count]
-        _conjugate_gradients(nodes, few, ions, closed, EXACT)
+        for k in range(count):
+            residual[k] *= nodes[FREE, k]
+        _solve(nodes, few, ions, closed, EXACT)
         by_inputs(
             nodes[STEP, :count],
             closed,

@@ -549,9 +549,10 @@ def by_inputs(
     of_fixed_charge[:] = 0.0
     of_ends[:] = 0.0
     material, fixed = int(permittivity.size > 1), int(fixed_charge.size > 1)
-    charge, moved = multiplier * volumes, np.empty(nodes)
+    charge, moved = np.empty(nodes), np.empty(nodes)
     total = np.array([by_phi[0], by_phi[nodes - 1]])
     for k in range(nodes):
+        charge[k] = multiplier[k] * volumes[k]
         of_volumes[k] = multiplier[k] * fixed_charge[k * fixed]
         of_fixed_charge[k * fixed] += charge[k]
     for s in range(valences.size):
