@@ -68,8 +68,8 @@ def few_ions(valences: Any, amounts: Any) -> tuple[Any, Any]:
         moved = valences * basis[:, m]
         matrix[:, m, m] = (moved * basis[:, m]).sum(-1)
         for _ in range(2):  # the second time takes away what rounding left
-            known = np.einsum("bms,bs->bm", basis[:, : m + 1], moved)
-            moved -= np.einsum("bms,bm->bs", basis[:, : m + 1], known)
+            known = basis @ moved[:, :, None]
+            moved -= (known.swapaxes(1, 2) @ basis)[:, 0]
         length = np.linalg.norm(moved, axis=-1)
         length[length < 1e-10 * size] = 0.0
         matrix[:, m, m + 1] = matrix[:, m + 1, m] = length
