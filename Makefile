@@ -1,13 +1,14 @@
 # make demo   the main job on real data; figures and report in out/demo/
 # make test   the test suite
-# Both set up .venv by themselves and need only make, git and Python 3.11 or newer.
+# make benchmark   measure speed beside other codes; docs/performance.md, some ten minutes
+# All set up .venv by themselves and need only make, git and Python 3.11 or newer.
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test lint format clean
+.PHONY: demo test benchmark lint format clean
 
 demo: $(READY)
 	$(BIN)/python -m fusion demo --out out/demo
@@ -15,6 +16,10 @@ demo: $(READY)
 test: $(READY)
 	# One thread a process: more would only wait for each other on matrices this small.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+benchmark: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[benchmark]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.report --peers
 
 lint: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"

@@ -7,6 +7,7 @@ Describe an electrolyte and a :class:`Cell`, solve it with :func:`solve_steady`,
 draw it with `pnp.plotting`. `python -m pnp` does all of it for a cell described in a TOML file.
 """
 
+from . import sweep
 from .boundaries import ChargedWall, Electrode, Periodic, Reservoir
 from .cell import Cell
 from .certificate import Certificate
@@ -78,6 +79,7 @@ __all__ = [
     "solve_transient",
     "step",
     "surface_charge",
+    "sweep",
     "to_dataset",
     "total_charge",
     "triangle",

@@ -95,10 +95,10 @@ def to_dataset(
         values = variable.values(solution)
         if values is not None:  # None is the pressure of point ions
             data[name] = ((*leading, *variable.axes), _array(values), _attributes(solution, variable))
-    data["status"] = (tuple(batch), solution.status.cpu().numpy(), _STATUS)
+    data["status"] = (tuple(batch), solution.status.cpu().numpy(), STATUS_ATTRIBUTES)
     about = {
         "title": title,
-        "source": f"pnp-fusion {_version()}",
+        "source": f"pnp-fusion {package_version()}",
         "Conventions": "CF-1.11",
         "description": description,
     }
@@ -107,7 +107,7 @@ def to_dataset(
     return xarray.Dataset(data, coordinates, {key: text for key, text in about.items() if text})
 
 
-_STATUS = {
+STATUS_ATTRIBUTES: dict[str, Any] = {
     "long_name": "how the solve ended",
     "flag_values": [int(status) for status in Status],
     "flag_meanings": " ".join(status.name.lower() for status in Status),
@@ -154,7 +154,8 @@ def _array(values: Tensor) -> Any:
     return values.detach().cpu().numpy()
 
 
-def _version() -> str:
+def package_version() -> str:
+    """Version of the package, for results to carry."""
     try:
         return metadata.version("pnp-fusion")
     except metadata.PackageNotFoundError:

@@ -11,7 +11,10 @@ import pytest
 import pnp
 
 ROOT = Path(__file__).parent.parent
-HEAVY = {"matplotlib", "pint", "xarray", "sklearn", "fusion", "safetensors", "jinja2"}
+HEAVY = {
+    *("matplotlib", "pint", "xarray", "sklearn", "fusion", "safetensors", "jinja2"),
+    *("dask", "distributed", "scipy.stats"),
+}
 
 
 def sources(package: str) -> list[Path]:

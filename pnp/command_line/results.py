@@ -1,8 +1,7 @@
 """What a run of a described cell leaves behind: a dataset, figures and a summary."""
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..atomic import replacing
 from ..dataset import to_dataset
 from ..observables import current_density, electrode_potential, surface_charge
 from ..solution import Solution
@@ -156,17 +156,5 @@ class Result:
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             for name, write in writers.items():
-                write(stack.enter_context(_replacing(folder / name)))
+                write(stack.enter_context(replacing(folder / name)))
         return [folder / name for name in writers]
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that takes the place of `path` if the block ends without error."""
-    # Same folder, because os.replace is atomic only within one file system.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -10,9 +10,11 @@ from torch.autograd.function import once_differentiable
 
 from ..finite_volume.residual import held_nodes
 from ..solvers.newton import Newton, NewtonResult
+from ..solvers.step_size import StepControl
 from ..system import CHARGE, PERIODIC, State, System
 from .many import few_ions, rest_many, rest_many_adjoint
 from .resting import rest, rest_adjoint
+from .stepping import march
 
 FEW_SPECIES = 6
 """More are solved one cell at a time."""
@@ -52,6 +54,49 @@ def resting_state(system: System, start: Tensor | None, settings: Newton) -> New
     converged, iterations, change = torch.from_numpy(report).unbind(-1)
     state = State(torch.from_numpy(concentrations), torch.from_numpy(potential).unsqueeze(1))
     return NewtonResult(state, converged > 0, iterations.long(), change)
+
+
+def marched(
+    system: System, start: State, outputs: Tensor, first_steps: Tensor, control: StepControl
+) -> tuple[Tensor, Tensor, Tensor]:
+    """States at the scaled times `outputs` `(B, T)` of cells whose ends impose what they impose for good.
+
+    Returns concentrations `(B, T, S, N)`, potentials `(B, T, N)` and a report `(B, 5)`: 0 for success, time reached,
+    iterations, accepted and rejected steps.
+    """
+    closed, held = _structure(system)
+    batch, species, nodes = start.concentrations.shape
+    baths = np.zeros(nodes, np.bool_)
+    for node, end in system.ends:
+        baths[node] = end.bath is not None
+    amounts = (start.concentrations * system.volumes[:, None, :]).sum(-1)
+    concentrations = np.empty((batch, outputs.shape[1], species, nodes))
+    potential, report = np.empty((batch, outputs.shape[1], nodes)), np.empty((batch, 5))
+    numbers = (
+        system.permittivity,
+        system.spacings,
+        system.volumes,
+        system.fixed_charge,
+        system.valences,
+        system.diffusivities,
+        amounts,
+        _ends(system),
+    )
+    _side_by_side(
+        march,
+        _by_difficulty(system),
+        *map(_array, numbers),
+        closed,
+        held,
+        baths,
+        *map(_array, (start.potential, start.concentrations, outputs, first_steps)),
+        np.array([control.relative, control.absolute, control.safety, control.shrink, control.grow]),
+        control.max_steps,
+        potential,
+        concentrations,
+        report,
+    )
+    return torch.from_numpy(concentrations), torch.from_numpy(potential), torch.from_numpy(report)
 
 
 def resting_gradient(system: System, result: NewtonResult) -> State:

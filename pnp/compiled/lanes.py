@@ -21,6 +21,11 @@ from numba.extending import intrinsic, models, overload, register_model
 LANES = 16
 
 
+def inlined(function: Callable) -> Any:
+    """Compile as a part of the kernels that call it, with what is constant there."""
+    return njit(forceinline=True, nogil=True, error_model="numpy")(function)
+
+
 def _digest() -> str:
     """Of the sources of this package."""
     files = sorted(Path(__file__).parent.glob("*.py"))
@@ -289,7 +294,7 @@ _ROUND = 1.5 * 2.0**52
 _LOG2_E, _LN2_HIGH, _LN2_LOW = 1.4426950408889634, 0.693147180369123816490, 1.90821492927058770002e-10
 
 
-@kernel
+@inlined
 def exponential(x: Any) -> Any:
     """:math:`e^x` to rounding for |x| < 708: :math:`2^n e^r` with |r| < 0.35 and Taylor's series of :math:`e^r`."""
     shifted = x * _LOG2_E + _ROUND

@@ -41,6 +41,10 @@ class Schedule:
         """The schedule of a cell."""
         return cls(cell, scales, system.levels)
 
+    def select(self, elements: Tensor) -> "Schedule":
+        """The schedule of some elements of a cell in which nothing depends on time."""
+        return Schedule(self.cell, self.scales.select(elements), self.constant[elements])
+
     @property
     def varies(self) -> bool:
         """Whether anything imposed depends on time."""

@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 
 
+PER_OCTAVE = 16
+"""Steps change by whole sixteenths of an octave, so that rounding, which differs between a batch and its elements,
+does not change them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class StepControl:
     """Settings of the adaptive time steps.
@@ -47,4 +52,5 @@ class StepControl:
     def factor(self, norm: Tensor, order: Tensor) -> Tensor:
         """By how much to change the step after an error of `norm` with a method of this order, `(B,)`."""
         best = self.safety * norm.clamp(min=1e-12) ** (-1 / (order + 1))
+        best = torch.exp2(torch.floor(torch.log2(best) * PER_OCTAVE) / PER_OCTAVE)
         return best.clamp(self.shrink, self.grow)

@@ -1,12 +1,13 @@
 """Adaptive implicit time stepping of a batch whose elements choose their own steps."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
 from ..cell import Cell
+from ..compiled import attempt
 from ..errors import Status
 from ..finite_volume.residual import metal_charges
 from ..grid import Grid
@@ -77,7 +78,10 @@ def solve_transient(
     system, scales = scale(cell, grid)
     start = _initial_state(system, scales, initial)
     outputs = times.to(cell.device).detach() / scales.time.detach()[:, None]
-    run = _integrate(system, start, outputs, Schedule.of(cell, system, scales), step_control, progress)
+    schedule = Schedule.of(cell, system, scales)
+    run = _compiled_run(system, start, outputs, schedule, step_control, progress)
+    if run is None:
+        run = _integrate(system, start, outputs, schedule, step_control, progress)
     batch = scales.batch_shape
     amounts = (system.volumes[:, None, :] * start.concentrations).sum(-1)
     concentrations = run.concentrations * scales.concentration[:, None, None, None]
@@ -191,6 +195,7 @@ class _Run:
     iterations: Tensor
     steps: Tensor
     rejected: Tensor
+    solver: str = "torch"
 
     def record(self, elements: Tensor, index: Tensor, state: State) -> None:
         """Store states as the output `index` of `elements`."""
@@ -201,8 +206,50 @@ class _Run:
         """What the run cost."""
         change = torch.zeros_like(self.time)
         return Statistics(
-            self.iterations, change, self.steps, self.rejected, self.time * scales.time.detach()
+            self.iterations, change, self.steps, self.rejected, self.time * scales.time.detach(), self.solver
         )
+
+
+def _compiled_run(
+    system: System,
+    start: State,
+    outputs: Tensor,
+    schedule: Schedule,
+    control: StepControl,
+    progress: Callable[[float], None] | None,
+) -> _Run | None:
+    """The run by compiled kernels, what they do not solve in torch; None where there are none, or for gradients."""
+    wanted = torch.is_grad_enabled() and (system.requires_grad() or start.requires_grad())
+    if wanted or schedule.varies:
+        return None
+
+    def compiled() -> tuple[Tensor, Tensor, Tensor] | None:
+        from ..compiled import dispatch  # needs numba, which takes its time to import
+
+        return dispatch.marched(system, start, outputs, _first_step(system), control) if dispatch.can_rest(system) else None
+
+    found = attempt(compiled)
+    if found is None:
+        return None
+    concentrations, potential, report = found
+    status, time, iterations, steps, rejected = report.unbind(-1)
+    whole = (part.long() for part in (iterations, steps, rejected))
+    run = _Run(concentrations, potential.unsqueeze(2), status.long(), time, *whole, solver="compiled")
+    failed = torch.nonzero(run.status).squeeze(-1)
+    if failed.numel():
+        again = _integrate(
+            system.select(failed), start.select(failed), outputs[failed], schedule.select(failed), control, progress
+        )
+        for part in fields(_Run):
+            if part.name != "solver":
+                getattr(run, part.name)[failed] = getattr(again, part.name)
+    if progress is not None:
+        progress(1.0)
+    return run
+
+
+def _first_step(system: System) -> Tensor:
+    return (FIRST_STEP * debye_time(system)).clamp(max=1.0)
 
 
 def _integrate(
@@ -259,7 +306,7 @@ def _begin(system: System, start: State, stops: Stops, outputs: Tensor) -> tuple
         steps=none.clone(),
         rejected=none.clone(),
     )
-    first_step = (FIRST_STEP * debye_time(system)).clamp(max=1.0)
+    first_step = _first_step(system)
     front = _Front(
         system=system,
         state=start,

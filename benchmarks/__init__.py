@@ -1,0 +1,1 @@
+"""How fast `pnp` is, beside an expert's own solver and other codes; run from the root of the repository."""

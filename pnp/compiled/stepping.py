@@ -1,0 +1,583 @@
+r"""Transients: adaptive TR-BDF2 of point ions, a few species, every cell with its own steps.
+
+The scheme of :mod:`pnp.solvers.time_step`, with Newton's method on blocks of S concentrations and the potential,
+eliminated from node to node,
+
+.. math:: x_k = y_k - X_k x_{k+1}, \qquad (B_k - A_k X_{k-1})\,[X_k, y_k] = [C_k, r_k - A_k y_{k-1}],
+
+without pivoting between nodes. Species meet only in the potential, which the products with A and C make use of.
+Rates at the ends of stages follow from the stages themselves. Amounts are not imposed but kept by the balances, to
+rounding in steps of a diffusion time; a cell that loses more is left to the solver that imposes them.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..solvers.step_size import PER_OCTAVE
+from .bernoulli import bernoulli
+from .lanes import LANES, absolute, any_lane, inlined, kernel, largest, load, smallest, splat, square_root, store, where
+
+STIFFNESS, VOLUME, FIXED, POTENTIAL, BEFORE, TREND, CONCENTRATIONS = range(7)
+"""Rows of a node: permittivity over the spacing to its right, control volume, fixed charge in it, potential, the same
+at the start of the step, its rate of change in the last step; from there on, for every species: concentration, at the start of the step, known part of the
+stage, rate at the start and in the middle, mobility over the spacing to the right; then S + 1 rows of y and a square
+matrix X."""
+LEFT_SPRING, LEFT_CHARGE, RIGHT_SPRING, RIGHT_CHARGE, STAGE, LENGTH, EXPLICIT, WEIGHT, ERROR, VALENCE = range(10)
+"""Rows of a cell, after its nodes: the ends as in :mod:`pnp.compiled.resting`; implicit and whole length of the step,
+explicit length of its first stage, weight of the middle in the second, error; then valences, amounts, largest
+concentrations, and the equations of one node."""
+KEEP_AT_LEAST, NEGLIGIBLE = 0.1, 1e-14
+CONVERGED, MOST_ITERATIONS = 1e-7, 15
+"""Of the largest relative change that is left; and most iterations of a stage."""
+LOST = 1e-10
+"""Relative error of an amount at which a step is refused."""
+GAMMA = 2 - math.sqrt(2)
+SPAN = GAMMA * (2 - GAMMA)
+THIRD = (-3 * GAMMA**2 + 4 * GAMMA - 2) / (6 * (2 - GAMMA))
+SMALLEST_STEP = 1e-16
+DONE, STUCK, SPENT = 0, 1, 2
+
+
+@inlined
+def _rows_of_node(species: int) -> int:
+    return CONCENTRATIONS + 6 * species + (species + 1) * (species + 2)
+
+
+@kernel
+def _row_count(nodes: int, species: int) -> int:
+    return nodes * _rows_of_node(species) + VALENCE + 3 * species + (species + 1) * (2 * species + 3) + 8 * species
+
+
+@inlined
+def _edge(work: Any, base: int, species: int, fields: int, valence: int, slot: int) -> None:
+    """Fluxes to the right of a node and their derivatives, four rows a species at `slot`."""
+    jump = load(work, base + fields + POTENTIAL) - load(work, base + POTENTIAL)
+    ahead, back, slope, last = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
+    for s in range(species):
+        z = load(work, valence + s)
+        mobility = load(work, base + CONCENTRATIONS + 5 * species + s)
+        here = load(work, base + CONCENTRATIONS + s)
+        there = load(work, base + fields + CONCENTRATIONS + s)
+        drop = z * jump
+        if s == 0 or any_lane(~(z == -last)):
+            ahead, back, slope = bernoulli(drop)
+        else:  # of the other sign, as in a salt
+            ahead, back, slope = back, ahead, -1.0 - slope
+        last = z
+        store(work, slot + 4 * s, mobility * (ahead * here - back * there))
+        store(work, slot + 4 * s + 1, mobility * ahead)
+        store(work, slot + 4 * s + 2, mobility * back)
+        store(work, slot + 4 * s + 3, mobility * z * (slope * here - (1.0 + slope) * there))
+
+
+@kernel
+def _sweep_down(work: Any, nodes: int, species: int, held: Any, baths: Any, given: bool) -> None:
+    """Eliminate from the left; the right-hand side is the residual, or what is `given` in the rows of y."""
+    fields, size = _rows_of_node(species), species + 1
+    own = nodes * fields
+    valence = own + VALENCE
+    block = valence + 3 * species
+    width = 2 * size + 1
+    edges = block + size * width
+    known, y = CONCENTRATIONS + 2 * species, CONCENTRATIONS + 6 * species
+    x = y + size
+    tau = load(work, own + STAGE)
+    for k in range(nodes):
+        base = k * fields
+        left, right = edges + 4 * species * (k % 2), edges + 4 * species * ((k + 1) % 2)
+        volume = load(work, base + VOLUME)
+        bottom = block + species * width
+        if k < nodes - 1:
+            _edge(work, base, species, fields, valence, right)
+        for entry in range(block, block + size * width):
+            store(work, entry, splat(0.0))
+        bath = baths[k]
+        gauss = -load(work, base + FIXED)
+        for s in range(species):
+            row = block + s * width
+            c = load(work, base + CONCENTRATIONS + s)
+            z = load(work, valence + s)
+            gauss = gauss - z * volume * c
+            if not held[k]:
+                store(work, bottom + s, -z * volume)
+            if bath:
+                store(work, row + s, splat(1.0))
+                if given:
+                    store(work, row + 2 * size, load(work, base + y + s))
+                continue
+            diagonal, by_potential = volume, splat(0.0)
+            outflow = splat(0.0)
+            if k < nodes - 1:
+                outflow = outflow + load(work, right + 4 * s)
+                diagonal = diagonal + tau * load(work, right + 4 * s + 1)
+                by_potential = by_potential - tau * load(work, right + 4 * s + 3)
+                store(work, row + size + s, -tau * load(work, right + 4 * s + 2))
+                store(work, row + size + species, tau * load(work, right + 4 * s + 3))
+            rhs = splat(0.0)
+            if k > 0:
+                before = base - fields
+                outflow = outflow - load(work, left + 4 * s)
+                diagonal = diagonal + tau * load(work, left + 4 * s + 2)
+                slope = tau * load(work, left + 4 * s + 3)
+                by_potential = by_potential - slope
+                alpha = -tau * load(work, left + 4 * s + 1)
+                for t in range(size):
+                    passed = alpha * load(work, before + x + s * size + t)
+                    passed = passed + slope * load(work, before + x + species * size + t)
+                    store(work, row + t, -passed)
+                rhs = -alpha * load(work, before + y + s) - slope * load(work, before + y + species)
+            if given:
+                rhs = rhs + load(work, base + y + s)
+            else:
+                rhs = rhs + volume * (c - load(work, base + known + s)) + tau * outflow
+            store(work, row + s, load(work, row + s) + diagonal)
+            store(work, row + species, load(work, row + species) + by_potential)
+            store(work, row + 2 * size, rhs)
+        if held[k]:
+            store(work, bottom + species, splat(1.0))
+        else:
+            potential = load(work, base + POTENTIAL)
+            diagonal = splat(0.0)
+            if k < nodes - 1:
+                stiffness = load(work, base + STIFFNESS)
+                diagonal = diagonal + stiffness
+                gauss = gauss + stiffness * (potential - load(work, base + fields + POTENTIAL))
+                store(work, bottom + size + species, -stiffness)
+            if k == 0 or k == nodes - 1:
+                end = own + LEFT_SPRING if k == 0 else own + RIGHT_SPRING
+                diagonal = diagonal + load(work, end)
+                gauss = gauss + load(work, end) * potential - load(work, end + 1)
+            if k > 0:
+                before = base - fields
+                stiffness = load(work, before + STIFFNESS)
+                diagonal = diagonal + stiffness
+                gauss = gauss + stiffness * (potential - load(work, before + POTENTIAL))
+                for t in range(size):
+                    passed = stiffness * load(work, before + x + species * size + t)
+                    store(work, bottom + t, load(work, bottom + t) + passed)
+            rhs = splat(0.0) if given else gauss
+            if k > 0:
+                rhs = rhs + load(work, base - fields + STIFFNESS) * load(work, base - fields + y + species)
+            store(work, bottom + species, load(work, bottom + species) + diagonal)
+            store(work, bottom + 2 * size, rhs)
+        _solve_block(work, block, size)
+        for s in range(size):
+            row = block + s * width + size
+            for t in range(size):
+                store(work, base + x + s * size + t, load(work, row + t))
+            store(work, base + y + s, load(work, row + size))
+
+
+@inlined
+def _solve_block(work: Any, block: int, size: int) -> None:
+    """Replace the right-hand sides of the equations of one node by their solutions."""
+    width = 2 * size + 1
+    for p in range(size):
+        pivot_row = block + p * width
+        inverse = 1.0 / load(work, pivot_row + p)
+        for t in range(p + 1, width):
+            store(work, pivot_row + t, inverse * load(work, pivot_row + t))
+        for s in range(size):
+            if s != p:
+                row = block + s * width
+                factor = load(work, row + p)
+                for t in range(p + 1, width):
+                    store(work, row + t, load(work, row + t) - factor * load(work, pivot_row + t))
+
+
+@kernel
+def _sweep_up(work: Any, nodes: int, species: int, active: Any) -> Any:
+    """Substitute back and take a limited step in `active` cells; the largest change, and whether a limit mattered."""
+    fields, size = _rows_of_node(species), species + 1
+    peak = nodes * fields + VALENCE + 2 * species
+    y = CONCENTRATIONS + 6 * species
+    x = y + size
+    moved, limited = splat(0.0), splat(1.0) < 0.0
+    for i in range(nodes):
+        k = nodes - 1 - i
+        base = k * fields
+        if k < nodes - 1:
+            for s in range(size):
+                update = load(work, base + y + s)
+                for t in range(size):
+                    update = update - load(work, base + x + s * size + t) * load(work, base + fields + y + t)
+                store(work, base + y + s, update)
+        update = load(work, base + y + species)
+        potential = load(work, base + POTENTIAL)
+        moved = largest(moved, absolute(update) / (1.0 + absolute(potential)))
+        store(work, base + POTENTIAL, where(active, potential - update, potential))
+        for s in range(species):
+            c = load(work, base + CONCENTRATIONS + s)
+            floor = NEGLIGIBLE * load(work, peak + s)
+            proposed = c - load(work, base + y + s)
+            kept = largest(proposed, KEEP_AT_LEAST * c)
+            limited = limited | ((proposed < KEEP_AT_LEAST * c) & (c > floor))
+            moved = largest(moved, absolute(kept - c) / largest(kept, floor))
+            store(work, base + CONCENTRATIONS + s, where(active, kept, c))
+    return moved, limited
+
+
+@kernel
+def _stage(work: Any, nodes: int, species: int, held: Any, baths: Any, active: Any) -> Any:
+    """Newton's method for one stage; which cells converged, and the iterations of each."""
+    fields = _rows_of_node(species)
+    peak = nodes * fields + VALENCE + 2 * species
+    for s in range(species):
+        highest = splat(0.0)
+        for k in range(nodes):
+            highest = largest(highest, load(work, k * fields + CONCENTRATIONS + s))
+        store(work, peak + s, highest)
+    converged, iterations, before = splat(1.0) < 0.0, splat(0.0), splat(1.0)
+    for _ in range(MOST_ITERATIONS):
+        if not any_lane(active):
+            break
+        _sweep_down(work, nodes, species, held, baths, False)
+        moved, limited = _sweep_up(work, nodes, species, active)
+        iterations = where(active, iterations + 1.0, iterations)
+        # What the next iteration would change is less by at least the factor that this one changed less.
+        done = active & ~limited & (moved * smallest(moved / before, 1.0) < CONVERGED)
+        before = moved
+        converged = converged | done
+        # A comparison with NaN does not hold.
+        active = active & ~done & (moved < 1e200)
+    return converged, iterations
+
+
+@kernel
+def _first_rates(work: Any, nodes: int, species: int, baths: Any) -> None:
+    """Rates of change of the concentrations at the start."""
+    fields = _rows_of_node(species)
+    own = nodes * fields
+    valence = own + VALENCE
+    edges = valence + 3 * species + (species + 1) * (2 * species + 3)
+    rate = CONCENTRATIONS + 3 * species
+    for k in range(nodes):
+        base = k * fields
+        left, right = edges + 4 * species * (k % 2), edges + 4 * species * ((k + 1) % 2)
+        if k < nodes - 1:
+            _edge(work, base, species, fields, valence, right)
+        for s in range(species):
+            inflow = splat(0.0)
+            if k > 0:
+                inflow = inflow + load(work, left + 4 * s)
+            if k < nodes - 1:
+                inflow = inflow - load(work, right + 4 * s)
+            store(work, base + rate + s, splat(0.0) if baths[k] else inflow / load(work, base + VOLUME))
+
+
+@kernel
+def _begin_first(work: Any, nodes: int, species: int, held: Any) -> None:
+    """Known part of the first stage, and a straight line as its first guess."""
+    fields = _rows_of_node(species)
+    explicit = load(work, nodes * fields + EXPLICIT)
+    for k in range(nodes):
+        base = k * fields
+        if not held[k]:
+            guess = load(work, base + BEFORE) + 2.0 * explicit * load(work, base + TREND)
+            store(work, base + POTENTIAL, guess)
+        for s in range(species):
+            at = base + CONCENTRATIONS + s
+            start, change = load(work, at + species), explicit * load(work, at + 3 * species)
+            store(work, at + 2 * species, start + change)
+            store(work, at, largest(start + 2.0 * change, KEEP_AT_LEAST * start))
+
+
+@kernel
+def _begin_second(work: Any, nodes: int, species: int, held: Any, baths: Any) -> None:
+    """Rates in the middle, known part of the second stage, and a straight line as its first guess."""
+    fields = _rows_of_node(species)
+    own = nodes * fields
+    inverse, weight = 1.0 / load(work, own + STAGE), load(work, own + WEIGHT)
+    for k in range(nodes):
+        base = k * fields
+        for s in range(species):
+            at = base + CONCENTRATIONS + s
+            middle, start = load(work, at), load(work, at + species)
+            rate = inverse * (middle - load(work, at + 2 * species))
+            store(work, at + 4 * species, splat(0.0) if baths[k] else rate)
+            store(work, at + 2 * species, weight * middle + (1.0 - weight) * start)
+            if not baths[k]:
+                guess = middle + (1 - GAMMA) / GAMMA * (middle - start)
+                store(work, at, largest(guess, KEEP_AT_LEAST * middle))
+        if not held[k]:
+            middle = load(work, base + POTENTIAL)
+            guess = middle + (1 - GAMMA) / GAMMA * (middle - load(work, base + BEFORE))
+            store(work, base + POTENTIAL, guess)
+
+
+@kernel
+def _end(work: Any, nodes: int, species: int, baths: Any, euler: Any) -> None:
+    """Rates at the end, in the place of known parts, and the local error as right-hand side."""
+    fields = _rows_of_node(species)
+    own = nodes * fields
+    inverse, length = 1.0 / load(work, own + STAGE), load(work, own + LENGTH)
+    y = CONCENTRATIONS + 6 * species
+    for k in range(nodes):
+        base = k * fields
+        volume = load(work, base + VOLUME)
+        for s in range(species):
+            at = base + CONCENTRATIONS + s
+            start, middle = load(work, at + 3 * species), load(work, at + 4 * species)
+            end = inverse * (load(work, at) - load(work, at + 2 * species))
+            if baths[k]:
+                end = splat(0.0)
+            store(work, at + 2 * species, end)
+            third = THIRD * (start / GAMMA - middle / (GAMMA * (1 - GAMMA)) + end / (1 - GAMMA))
+            second = 0.5 * (GAMMA * (middle - start) + (1 - GAMMA) * (end - middle))
+            store(work, base + y + s, volume * length * where(euler, second, third))
+        store(work, base + y + species, splat(0.0))
+
+
+@kernel
+def _restore_amounts(work: Any, nodes: int, species: int) -> Any:
+    """Put exact amounts; returns by how much they were off."""
+    fields = _rows_of_node(species)
+    amount = nodes * fields + VALENCE + species
+    worst = splat(0.0)
+    for s in range(species):
+        total = splat(0.0)
+        for k in range(nodes):
+            base = k * fields
+            total = total + load(work, base + VOLUME) * load(work, base + CONCENTRATIONS + s)
+        factor = load(work, amount + s) / total
+        worst = largest(worst, absolute(factor - 1.0))
+        for k in range(nodes):
+            at = k * fields + CONCENTRATIONS + s
+            store(work, at, factor * load(work, at))
+    return worst
+
+
+@kernel
+def _error_norm(work: Any, nodes: int, species: int, relative: float, absolute_: float) -> Any:
+    """Substitute the filtered error back; its weighted root mean square."""
+    fields, size = _rows_of_node(species), species + 1
+    y = CONCENTRATIONS + 6 * species
+    x = y + size
+    total = splat(0.0)
+    for i in range(nodes):
+        base = (nodes - 1 - i) * fields
+        if i > 0:
+            for s in range(size):
+                error = load(work, base + y + s)
+                for t in range(size):
+                    error = error - load(work, base + x + s * size + t) * load(work, base + fields + y + t)
+                store(work, base + y + s, error)
+        for s in range(species):
+            weight = absolute_ + relative * load(work, base + CONCENTRATIONS + s)
+            scaled = load(work, base + y + s) / weight
+            total = total + scaled * scaled
+    return square_root(total / (1.0 * nodes * species))
+
+
+@kernel
+def _accept(work: Any, nodes: int, species: int, accepted: Any) -> None:
+    """Go on from the end of the step where it was accepted, from its start elsewhere."""
+    fields = _rows_of_node(species)
+    inverse = 1.0 / load(work, nodes * fields + LENGTH)
+    for k in range(nodes):
+        base = k * fields
+        potential = where(accepted, load(work, base + POTENTIAL), load(work, base + BEFORE))
+        trend = inverse * (potential - load(work, base + BEFORE))
+        store(work, base + TREND, where(accepted, trend, load(work, base + TREND)))
+        store(work, base + POTENTIAL, potential)
+        store(work, base + BEFORE, potential)
+        for s in range(species):
+            at = base + CONCENTRATIONS + s
+            c = where(accepted, load(work, at), load(work, at + species))
+            store(work, at, c)
+            store(work, at + species, c)
+            rate = where(accepted, load(work, at + 2 * species), load(work, at + 3 * species))
+            store(work, at + 3 * species, rate)
+
+
+@kernel
+def march(
+    cells: Any,
+    permittivity: Any,
+    spacings: Any,
+    volumes: Any,
+    fixed_charge: Any,
+    valences: Any,
+    diffusivities: Any,
+    amounts: Any,
+    ends: Any,
+    closed: bool,
+    held: Any,
+    baths: Any,
+    start_potential: Any,
+    start_concentrations: Any,
+    outputs: Any,
+    first_steps: Any,
+    control: Any,
+    most: int,
+    potential: Any,
+    concentrations: Any,
+    report: Any,
+) -> None:
+    """Transients of the `cells` `(C,)` of a batch, with inputs and results `(B, ...)`.
+
+    `outputs` `(B, T)` are the times to stop at; `control` is relative and absolute tolerance, safety, shrink and
+    grow. `report` `(B, 5)`: status, time, iterations, accepted and rejected steps.
+    """
+    nodes, species = volumes.shape[1], valences.shape[1]
+    count = outputs.shape[1]
+    fields = _rows_of_node(species)
+    own = nodes * fields
+    work = np.zeros(_row_count(nodes, species) * LANES)
+    norms, spent, flags = np.empty(LANES), np.empty(LANES), np.empty(3 * LANES)
+    group = np.empty(LANES, np.int64)
+    time, step, taken = np.empty(LANES), np.empty(LANES), np.empty(LANES)
+    euler, running = np.empty(LANES, np.bool_), np.empty(LANES, np.bool_)
+    reached = np.empty(LANES, np.int64)
+    for first in range(0, cells.size, LANES):
+        present = min(LANES, cells.size - first)
+        for lane in range(LANES):
+            group[lane] = cells[first + min(lane, present - 1)]
+        _pack(work, group, permittivity, spacings, volumes, fixed_charge, valences, diffusivities, amounts, ends)
+        for lane in range(LANES):
+            cell = group[lane]
+            for k in range(nodes):
+                work[(k * fields + TREND) * LANES + lane] = 0.0
+                work[(k * fields + POTENTIAL) * LANES + lane] = start_potential[cell, k]
+                work[(k * fields + BEFORE) * LANES + lane] = start_potential[cell, k]
+                for s in range(species):
+                    c = start_concentrations[cell, s, k]
+                    work[(k * fields + CONCENTRATIONS + s) * LANES + lane] = c
+                    work[(k * fields + CONCENTRATIONS + species + s) * LANES + lane] = c
+            time[lane], step[lane], reached[lane] = 0.0, first_steps[cell], 0
+            euler[lane], running[lane] = True, lane < present
+            if lane < present:
+                report[cell, :] = 0.0
+                if outputs[cell, 0] == 0.0:
+                    _record(work, fields, lane, potential[cell, 0], concentrations[cell, 0])
+                    reached[lane] = 1
+                running[lane] = reached[lane] < count
+        _first_rates(work, nodes, species, baths)
+        while np.any(running):
+            for lane in range(LANES):
+                remaining = 1e300
+                if running[lane]:
+                    remaining = outputs[group[lane], reached[lane]] - time[lane]
+                taken[lane] = step[lane]
+                # Either all of what remains, or half of it, rather than a sliver at the end.
+                if step[lane] >= remaining * (1 - 1e-12):
+                    taken[lane] = remaining
+                elif step[lane] >= 0.5 * remaining:
+                    taken[lane] = 0.5 * remaining
+                length, is_euler = taken[lane], euler[lane]
+                work[(own + LENGTH) * LANES + lane] = length
+                work[(own + STAGE) * LANES + lane] = length * (GAMMA if is_euler else GAMMA / 2)
+                work[(own + EXPLICIT) * LANES + lane] = 0.0 if is_euler else length * GAMMA / 2
+                work[(own + WEIGHT) * LANES + lane] = 1.0 if is_euler else 1 / SPAN
+                flags[lane] = 1.0 if running[lane] else 0.0
+                flags[LANES + lane] = 1.0 if is_euler else 0.0
+            active, by_euler = load(flags, 0) > 0.0, load(flags, 1) > 0.0
+            _begin_first(work, nodes, species, held)
+            converged, iterations = _stage(work, nodes, species, held, baths, active)
+            _begin_second(work, nodes, species, held, baths)
+            shorter = load(work, own + LENGTH) * (1 - GAMMA)
+            store(work, own + STAGE, where(by_euler, shorter, load(work, own + STAGE)))
+            converged, more = _stage(work, nodes, species, held, baths, converged)
+            _end(work, nodes, species, baths, by_euler)
+            if closed:
+                converged = converged & (_restore_amounts(work, nodes, species) < LOST)
+            _sweep_down(work, nodes, species, held, baths, True)
+            norm = _error_norm(work, nodes, species, control[0], control[1])
+            accepted = converged & (norm <= 1.0)
+            store(norms, 0, norm)
+            store(spent, 0, iterations + more)
+            store(flags, 2, where(converged, 1.0, 0.0))
+            _accept(work, nodes, species, accepted)
+            for lane in range(present):
+                if not running[lane]:
+                    continue
+                cell, length = group[lane], taken[lane]
+                norm_here = norms[lane]
+                failed = flags[2 * LANES + lane] == 0.0 or not math.isfinite(norm_here)
+                good = not failed and norm_here <= 1.0
+                report[cell, 2] += spent[lane]
+                power = -1.0 / (2.0 if euler[lane] else 3.0)
+                factor = control[2] * max(1.0 if failed else norm_here, 1e-12) ** power
+                factor = 2.0 ** (math.floor(math.log2(factor) * PER_OCTAVE) / PER_OCTAVE)
+                factor = min(max(factor, control[3]), control[4])
+                proposed = length * factor
+                if good:
+                    report[cell, 3] += 1
+                    target = outputs[cell, reached[lane]]
+                    if length == target - time[lane]:
+                        time[lane] = target
+                        _record(work, fields, lane, potential[cell, reached[lane]], concentrations[cell, reached[lane]])
+                        reached[lane] += 1
+                    else:
+                        time[lane] += length
+                    # A step cut short to land on an output time does not hold back the next one.
+                    step[lane] = max(proposed, step[lane]) if factor >= 1.0 else proposed
+                    euler[lane] = False
+                else:
+                    report[cell, 4] += 1
+                    if failed:
+                        # Without a positive solution: the same step by backward Euler, then a shorter one.
+                        step[lane] = length * control[3] if euler[lane] else length
+                        euler[lane] = True
+                    else:
+                        step[lane] = proposed
+                report[cell, 1] = time[lane]
+                if reached[lane] == count:
+                    running[lane] = False
+                elif step[lane] < SMALLEST_STEP * max(time[lane], 1e-6):
+                    report[cell, 0], running[lane] = STUCK, False
+                elif report[cell, 3] + report[cell, 4] >= most:
+                    report[cell, 0], running[lane] = SPENT, False
+
+
+@kernel
+def _record(work: Any, fields: int, lane: int, potential: Any, concentrations: Any) -> None:
+    """Copy the state of one cell."""
+    for k in range(potential.size):
+        potential[k] = work[(k * fields + POTENTIAL) * LANES + lane]
+        for s in range(concentrations.shape[0]):
+            concentrations[s, k] = work[(k * fields + CONCENTRATIONS + s) * LANES + lane]
+
+
+@kernel
+def _pack(
+    work: Any,
+    group: Any,
+    permittivity: Any,
+    spacings: Any,
+    volumes: Any,
+    fixed_charge: Any,
+    valences: Any,
+    diffusivities: Any,
+    amounts: Any,
+    ends: Any,
+) -> None:
+    """Put the numbers of a group of cells side by side."""
+    nodes, species = volumes.shape[1], valences.shape[1]
+    fields = _rows_of_node(species)
+    own = nodes * fields
+    material, charged = int(permittivity.shape[1] > 1), int(fixed_charge.shape[1] > 1)
+    each, place = int(diffusivities.shape[1] > 1), int(diffusivities.shape[2] > 1)
+    for k in range(nodes):
+        base = k * fields * LANES
+        for lane in range(LANES):
+            cell = group[lane]
+            work[base + VOLUME * LANES + lane] = volumes[cell, k]
+            work[base + FIXED * LANES + lane] = volumes[cell, k] * fixed_charge[cell, k * charged]
+            if k < nodes - 1:
+                inverse = 1.0 / spacings[cell, k]
+                work[base + STIFFNESS * LANES + lane] = permittivity[cell, k * material] * inverse
+                for s in range(species):
+                    mobility = diffusivities[cell, s * each, k * place] * inverse
+                    work[base + (CONCENTRATIONS + 5 * species + s) * LANES + lane] = mobility
+    for lane in range(LANES):
+        cell = group[lane]
+        for side in range(2):
+            level, spring, charge = ends[cell, 3 * side], ends[cell, 3 * side + 1], ends[cell, 3 * side + 2]
+            work[(own + 2 * side) * LANES + lane] = spring
+            work[(own + 2 * side + 1) * LANES + lane] = spring * level + charge
+        for s in range(species):
+            work[(own + VALENCE + s) * LANES + lane] = valences[cell, s]
+            work[(own + VALENCE + species + s) * LANES + lane] = amounts[cell, s]
