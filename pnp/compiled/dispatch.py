@@ -1,5 +1,6 @@
 """From the scaled equations of a batch to kernels on all cores, and back."""
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,9 +18,9 @@ from .resting import rest, rest_adjoint
 from .stepping import march
 
 FEW_SPECIES = 6
-"""More are solved one cell at a time."""
+"""Cells of more are solved one at a time."""
 CELLS_PER_THREAD = 64
-"""With fewer of few species there is nothing to gain from another thread."""
+"""With fewer there is nothing to gain from another thread, but for many species."""
 
 
 def can_rest(system: System) -> bool:
@@ -32,17 +33,21 @@ def can_rest(system: System) -> bool:
     )
 
 
+def can_march(system: System) -> bool:
+    """Whether :func:`marched` solves this system."""
+    return can_rest(system) and system.valences.shape[1] <= FEW_SPECIES
+
+
 def resting_state(system: System, start: Tensor | None, settings: Newton) -> NewtonResult:
     """The equilibrium of cells that come to rest, from a potential `(B, N)` or from a cold start."""
     batch, nodes = system.volumes.shape
     species = system.valences.shape[1]
     potential = np.empty((batch, nodes)) if start is None else _array(start).copy()
     concentrations, report = np.empty((batch, species, nodes)), np.zeros((batch, 3))
-    numbers = [_array(number) for number in _numbers(system)]
     _side_by_side(
-        (rest, rest_many),
+        *_suited((rest, rest_many), species),
         _by_difficulty(system),
-        numbers,
+        *_with_few_ions(_numbers(system)),
         *_structure(system),
         start is not None,
         settings.tolerance,
@@ -84,6 +89,7 @@ def marched(
     )
     _side_by_side(
         march,
+        CELLS_PER_THREAD,
         _by_difficulty(system),
         *map(_array, numbers),
         closed,
@@ -126,9 +132,9 @@ class _Resting(torch.autograd.Function):
         potential, concentrations, *numbers = ctx.saved_tensors
         found = [torch.zeros_like(number, memory_format=torch.contiguous_format) for number in numbers]
         _side_by_side(
-            (rest_adjoint, rest_many_adjoint),
+            *_suited((rest_adjoint, rest_many_adjoint), concentrations.shape[1]),
             ctx.cells,
-            [_array(number) for number in numbers],
+            *_with_few_ions(numbers),
             *ctx.structure,
             *map(_array, (potential, concentrations, by_potential, by_concentrations, *found)),
         )
@@ -176,12 +182,20 @@ def _array(tensor: Tensor) -> Any:
     return tensor.detach().contiguous().numpy()
 
 
-def _side_by_side(kernels: tuple[Any, Any], cells: Any, numbers: list[Any], *arguments: Any) -> None:
-    """Run the kernel for few or for many species on parts of the cells, one part a thread that torch may use."""
-    valences, amounts = numbers[4:6]
-    few = valences.shape[1] <= FEW_SPECIES
-    kernel, size = (kernels[0], CELLS_PER_THREAD) if few else (kernels[1], 1)
-    arguments = (*(() if few else few_ions(valences, amounts)), *numbers, *arguments)
+def _suited(kernels: tuple[Any, Any], species: int) -> tuple[Any, int]:
+    """The kernel for few or for many species, and how many cells are worth a thread."""
+    return (kernels[0], CELLS_PER_THREAD) if species <= FEW_SPECIES else (kernels[1], 1)
+
+
+def _with_few_ions(numbers: Iterable[Tensor]) -> list[Any]:
+    """As arrays; of many species the few that stand for them go first."""
+    arrays = [_array(number) for number in numbers]
+    valences, amounts = arrays[4:6]
+    return arrays if valences.shape[1] <= FEW_SPECIES else [*few_ions(valences, amounts), *arrays]
+
+
+def _side_by_side(kernel: Any, size: int, cells: Any, *arguments: Any) -> None:
+    """Run `kernel` on blocks of `size` cells, as many threads as torch may use."""
     threads = max(1, min(torch.get_num_threads(), len(cells) // size))
     if threads == 1:
         kernel(cells, *arguments)

@@ -126,7 +126,9 @@ for _function, _emit in (
     (operator.mul, "fmul"),
     (operator.truediv, "fdiv"),
 ):
-    _register(_function, lanes, lambda builder, a, b, emit=_emit: getattr(builder, emit)(a, b, flags=_CONTRACT))
+    _register(
+        _function, lanes, lambda builder, a, b, emit=_emit: getattr(builder, emit)(a, b, flags=_CONTRACT)
+    )
 for _function, _emit in (
     (operator.lt, "<"),
     (operator.le, "<="),

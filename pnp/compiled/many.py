@@ -147,6 +147,7 @@ def _nodes(permittivity: Any, spacings: Any, volumes: Any, ends: Any, held: Any)
 
 @kernel
 def _few(valences: Any, amounts: Any, count: int) -> Any:
+    """Rows of the few ions."""
     few = np.zeros((COLUMN + count, LANES))
     for m in range(LANES):
         few[VALENCE, m], few[ROOT, m] = valences[m], np.sqrt(amounts[m])
@@ -154,14 +155,17 @@ def _few(valences: Any, amounts: Any, count: int) -> Any:
 
 
 @kernel
-def _relax(nodes: Any, few: Any, ions: Any, closed: bool, bath: float, stage: int, tolerance: float, most: int) -> Any:
+def _relax(
+    nodes: Any, few: Any, ions: Any, closed: bool, bath: float, stage: int, tolerance: float, most: int
+) -> Any:
     """From the potential of the nodes to that of the equilibrium of the `FEW` ions or of `ALL`.
 
     To `START` one Newton step from ions that are spread evenly gives the potential of Debye and Hückel. Returns
     whether it converged, the iterations and the last relative change.
     """
     potential, before, step = nodes[POTENTIAL], nodes[BEFORE], nodes[STEP]
-    value, descent, longest, size, rounding, fraction, change, iteration = 0.0, 0.0, 0.0, 1.0, 0.0, 1.0, np.inf, 0
+    value, descent, rounding = 0.0, 0.0, 0.0
+    fraction, longest, size, change, iteration = 1.0, 0.0, 1.0, np.inf, 0
     while True:
         found = _functional(nodes, few, ions, closed, bath, stage == ALL)
         if iteration > 0 and not found <= value - SUFFICIENT_DECREASE * fraction * descent + rounding:
@@ -173,8 +177,9 @@ def _relax(nodes: Any, few: Any, ions: Any, closed: bool, bath: float, stage: in
         else:
             if iteration > 0:
                 change = fraction * longest / size
-            if iteration == most or (fraction == 1.0 and change < tolerance):
-                return change < tolerance, iteration, change
+            settled = fraction == 1.0 and change < tolerance
+            if settled or iteration == most:
+                return settled, iteration, change
             if stage == START:
                 for k in range(potential.size):
                     potential[k] = potential[k] if nodes[FREE, k] else nodes[LEVEL, k]
@@ -311,7 +316,9 @@ def _factorise(nodes: Any, few: Any, closed: bool) -> None:
     for k in range(few.shape[0] - COLUMN):
         share = stiffness * inverse[k - 1] if k > 0 else 0.0
         column = load(few, COLUMN + k)
-        pivot = stiffness - stiffness * share + nodes[STIFFNESS, k] + nodes[SPRING, k] + total(weight * column)
+        pivot = (
+            stiffness - stiffness * share + nodes[STIFFNESS, k] + nodes[SPRING, k] + total(weight * column)
+        )
         stiffness = nodes[STIFFNESS, k]
         inverse[k] = nodes[FREE, k] / pivot
         before = nodes[FREE, k] * (column + share * before)

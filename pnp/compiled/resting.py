@@ -236,9 +236,7 @@ def _solve_small(work: Any, coefficient: int, matrix: int, species: int) -> Any:
 
 
 @kernel
-def _advance(
-    work: Any, nodes: int, species: int, closed: bool, held: Any, keep: Any, step: Any
-) -> Any:
+def _advance(work: Any, nodes: int, species: int, closed: bool, held: Any, keep: Any, step: Any) -> Any:
     """The sweep back: Newton updates (where not to `keep` the last one) and `step` times them off the potential.
 
     Returns the largest update and the range of the potential.
@@ -416,7 +414,6 @@ def _start(work: Any, nodes: int, species: int, closed: bool, held: Any) -> None
     _eliminate(work, nodes, species, closed, held, False)
     none = splat(1.0) < 0.0
     _advance(work, nodes, species, closed, held, none, splat(1.0))
-
 
 
 @kernel
