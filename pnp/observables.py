@@ -70,8 +70,8 @@ def debye_length(subject: Electrolyte | Cell | Solution, concentrations: Quantit
 def charge_density(solution: Solution) -> Tensor:
     r"""Charge density :math:`\rho = F(\sum_i z_i c_i + \rho_\mathrm{fixed})` [C m⁻³], `(*batch, node)`."""
     cell = solution.cell
-    valences = solution.over_time(cell.electrolyte.valences, trailing=1).unsqueeze(-1)
-    mobile = (valences * solution.concentrations).sum(-2)
+    valences = solution.over_time(cell.electrolyte.valences, trailing=1).unsqueeze(-2)
+    mobile = (valences @ solution.concentrations).squeeze(-2)
     return cell.electrolyte.faraday_constant * (mobile + _fixed_charge(solution))
 
 

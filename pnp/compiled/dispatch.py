@@ -1,5 +1,6 @@
 """From the scaled equations of a batch to kernels on all cores, and back."""
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,12 +13,14 @@ from ..finite_volume.residual import held_nodes
 from ..solvers.newton import Newton, NewtonResult
 from ..solvers.step_size import StepControl
 from ..system import CHARGE, PERIODIC, State, System
+from .many import few_ions, rest_many, rest_many_adjoint
 from .resting import rest, rest_adjoint
 from .stepping import march
 
-MOST_SPECIES = 6
+FEW_SPECIES = 6
+"""Cells of more are solved one at a time."""
 CELLS_PER_THREAD = 64
-"""With fewer there is nothing to gain from another thread."""
+"""With fewer there is nothing to gain from another thread, but for many species."""
 
 
 def can_rest(system: System) -> bool:
@@ -27,8 +30,12 @@ def can_rest(system: System) -> bool:
         and system.crowding is None
         and not system.has_kinetics
         and system.left.control != PERIODIC
-        and system.valences.shape[1] <= MOST_SPECIES
     )
+
+
+def can_march(system: System) -> bool:
+    """Whether :func:`marched` solves this system."""
+    return can_rest(system) and system.valences.shape[1] <= FEW_SPECIES
 
 
 def resting_state(system: System, start: Tensor | None, settings: Newton) -> NewtonResult:
@@ -36,11 +43,11 @@ def resting_state(system: System, start: Tensor | None, settings: Newton) -> New
     batch, nodes = system.volumes.shape
     species = system.valences.shape[1]
     potential = np.empty((batch, nodes)) if start is None else _array(start).copy()
-    concentrations, report = np.empty((batch, species, nodes)), np.empty((batch, 3))
+    concentrations, report = np.empty((batch, species, nodes)), np.zeros((batch, 3))
     _side_by_side(
-        rest,
+        *_suited((rest, rest_many), species),
         _by_difficulty(system),
-        *map(_array, _numbers(system)),
+        *_with_few_ions(_numbers(system)),
         *_structure(system),
         start is not None,
         settings.tolerance,
@@ -82,6 +89,7 @@ def marched(
     )
     _side_by_side(
         march,
+        CELLS_PER_THREAD,
         _by_difficulty(system),
         *map(_array, numbers),
         closed,
@@ -124,9 +132,9 @@ class _Resting(torch.autograd.Function):
         potential, concentrations, *numbers = ctx.saved_tensors
         found = [torch.zeros_like(number, memory_format=torch.contiguous_format) for number in numbers]
         _side_by_side(
-            rest_adjoint,
+            *_suited((rest_adjoint, rest_many_adjoint), concentrations.shape[1]),
             ctx.cells,
-            *map(_array, numbers),
+            *_with_few_ions(numbers),
             *ctx.structure,
             *map(_array, (potential, concentrations, by_potential, by_concentrations, *found)),
         )
@@ -174,14 +182,26 @@ def _array(tensor: Tensor) -> Any:
     return tensor.detach().contiguous().numpy()
 
 
-def _side_by_side(kernel: Any, cells: Any, *arguments: Any) -> None:
-    """Run `kernel` on parts of the cells, one part a thread, as many threads as torch may use."""
-    threads = max(1, min(torch.get_num_threads(), len(cells) // CELLS_PER_THREAD))
+def _suited(kernels: tuple[Any, Any], species: int) -> tuple[Any, int]:
+    """The kernel for few or for many species, and how many cells are worth a thread."""
+    return (kernels[0], CELLS_PER_THREAD) if species <= FEW_SPECIES else (kernels[1], 1)
+
+
+def _with_few_ions(numbers: Iterable[Tensor]) -> list[Any]:
+    """As arrays; of many species the few that stand for them go first."""
+    arrays = [_array(number) for number in numbers]
+    valences, amounts = arrays[4:6]
+    return arrays if valences.shape[1] <= FEW_SPECIES else [*few_ions(valences, amounts), *arrays]
+
+
+def _side_by_side(kernel: Any, size: int, cells: Any, *arguments: Any) -> None:
+    """Run `kernel` on blocks of `size` cells, as many threads as torch may use."""
+    threads = max(1, min(torch.get_num_threads(), len(cells) // size))
     if threads == 1:
         kernel(cells, *arguments)
         return
     # In turn, so that every thread gets easy and hard cells.
-    blocks = [cells[first : first + CELLS_PER_THREAD] for first in range(0, len(cells), CELLS_PER_THREAD)]
+    blocks = [cells[first : first + size] for first in range(0, len(cells), size)]
     parts = [np.concatenate(blocks[thread::threads]) for thread in range(threads)]
     with ThreadPoolExecutor(threads) as pool:
         for done in [pool.submit(kernel, part, *arguments) for part in parts]:

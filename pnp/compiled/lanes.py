@@ -273,6 +273,19 @@ absolute, square_root, logarithm = _unary("llvm.fabs"), _unary("llvm.sqrt"), _un
 
 
 @intrinsic
+def total(_typing: Any, a: Any) -> Any:
+    """Sum over the lanes, in any order."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        type_ = ir.FunctionType(_DOUBLE, [_DOUBLE, _VECTOR])
+        name = f"llvm.vector.reduce.fadd.v{LANES}f64"
+        function = cgutils.get_or_insert_function(builder.module, type_, name)
+        return builder.call(function, [ir.Constant(_DOUBLE, 0.0), arguments[0]], fastmath=("reassoc",))
+
+    return types.float64(a), generate
+
+
+@intrinsic
 def _power_of_two(_typing: Any, shifted: Any) -> Any:
     """2ⁿ from n + 1.5·2⁵², whose last bits are those of n."""
 
@@ -309,3 +322,16 @@ def exponential(x: Any) -> Any:
     p = p * r + 1.0
     p = p * r + 1.0
     return p * _power_of_two(shifted)
+
+
+@kernel
+def scalar_product(a: Any, b: Any) -> float:
+    """Of `a` and as many numbers of `b`."""
+    product = splat(0.0)
+    rows = a.size // LANES
+    for row in range(rows):
+        product = product + load(a, row) * load(b, row)
+    result = total(product)
+    for k in range(rows * LANES, a.size):
+        result += a[k] * b[k]
+    return result

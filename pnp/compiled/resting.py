@@ -25,6 +25,7 @@ from .lanes import (
     largest,
     load,
     logarithm,
+    scalar_product,
     smallest,
     splat,
     store,
@@ -429,8 +430,8 @@ def rest_adjoint(
     held: Any,
     potential: Any,
     concentrations: Any,
-    by_potential: Any,
-    by_concentrations: Any,
+    by_phi: Any,
+    by_c: Any,
     of_permittivity: Any,
     of_spacings: Any,
     of_volumes: Any,
@@ -455,15 +456,15 @@ def rest_adjoint(
         _pack(work, group, permittivity, spacings, volumes, valences, amounts, ends, held)
         for lane in range(LANES):
             cell = group[lane]
-            _by_potential(
+            by_potential(
                 total,
                 closed,
                 volumes[cell],
                 valences[cell],
                 amounts[cell],
                 concentrations[cell],
-                by_potential[cell],
-                by_concentrations[cell],
+                by_phi[cell],
+                by_c[cell],
             )
             for k in range(nodes):
                 base = k * fields * LANES + lane
@@ -478,9 +479,8 @@ def rest_adjoint(
             cell = group[lane]
             for k in range(nodes):
                 multiplier[k] = work[(k * fields + STEP) * LANES + lane]
-            _by_inputs(
+            by_inputs(
                 multiplier,
-                total,
                 closed,
                 held,
                 permittivity[cell],
@@ -492,8 +492,8 @@ def rest_adjoint(
                 ends[cell],
                 potential[cell],
                 concentrations[cell],
-                by_potential[cell],
-                by_concentrations[cell],
+                by_phi[cell],
+                by_c[cell],
                 of_permittivity[cell],
                 of_spacings[cell],
                 of_volumes[cell],
@@ -505,25 +505,20 @@ def rest_adjoint(
 
 
 @kernel
-def _by_potential(
+def by_potential(
     total: Any, closed: bool, volumes: Any, valences: Any, amounts: Any, c: Any, by_phi: Any, by_c: Any
 ) -> None:
     """Total derivative by the potential of one cell: its own and through Boltzmann's factors."""
     total[:] = by_phi
     for s in range(valences.size):
-        share = 0.0
-        if closed:
-            for k in range(total.size):
-                share += by_c[s, k] * c[s, k]
-            share /= amounts[s]
+        share = scalar_product(c[s], by_c[s]) / amounts[s] if closed else 0.0
         for k in range(total.size):
             total[k] += valences[s] * c[s, k] * (share * volumes[k] - by_c[s, k])
 
 
 @kernel
-def _by_inputs(
+def by_inputs(
     multiplier: Any,
-    total: Any,
     closed: bool,
     held: Any,
     permittivity: Any,
@@ -547,30 +542,37 @@ def _by_inputs(
 ) -> None:
     """Derivatives by all inputs of one cell, from its multipliers."""
     nodes = phi.size
-    total[:] = by_phi
     of_permittivity[:] = 0.0
     of_fixed_charge[:] = 0.0
     of_ends[:] = 0.0
     material, fixed = int(permittivity.size > 1), int(fixed_charge.size > 1)
+    charge, moved = np.empty(nodes), np.empty(nodes)
+    total = np.array([by_phi[0], by_phi[nodes - 1]])
     for k in range(nodes):
+        charge[k] = multiplier[k] * volumes[k]
         of_volumes[k] = multiplier[k] * fixed_charge[k * fixed]
-        of_fixed_charge[k * fixed] += multiplier[k] * volumes[k]
+        of_fixed_charge[k * fixed] += charge[k]
     for s in range(valences.size):
-        share, work, moved = 0.0, 0.0, 0.0
+        z, own, by = valences[s], c[s], by_c[s]
         for k in range(nodes):
-            by = by_c[s, k] + multiplier[k] * volumes[k] * valences[s]
-            share += by * c[s, k]
-            work += (multiplier[k] * volumes[k] - by * phi[k]) * c[s, k]
-            moved += volumes[k] * c[s, k] * phi[k]
-        of_amounts[s] = share / amounts[s]
-        of_valences[s] = work + (share / amounts[s] * moved if closed else share * ends[6])
-        if not closed:
-            of_ends[6] += valences[s] * share
+            moved[k] = own[k] * phi[k]
+        felt = scalar_product(own, charge)
+        share = scalar_product(own, by) + z * felt
         each = share / amounts[s] if closed else 0.0
+        work = felt - scalar_product(moved, by) - z * scalar_product(moved, charge)
+        of_valences[s] = work + (each * scalar_product(moved, volumes) if closed else share * ends[6])
+        of_amounts[s] = share / amounts[s]
+        if not closed:
+            of_ends[6] += z * share
+            if amounts[s] == 0.0:
+                of_amounts[s] = 0.0
+                for k in range(nodes):
+                    of_amounts[s] += (by[k] + z * charge[k]) * np.exp(-z * (phi[k] - ends[6]))
         for k in range(nodes):
-            by = by_c[s, k] + multiplier[k] * volumes[k] * valences[s]
-            of_volumes[k] += (multiplier[k] * valences[s] - each) * c[s, k]
-            total[k] += valences[s] * c[s, k] * (each * volumes[k] - by)
+            of_volumes[k] += (multiplier[k] * z - each) * own[k]
+        for side in range(2):
+            k = side * (nodes - 1)
+            total[side] += z * own[k] * (each * volumes[k] - by[k] - z * charge[k])
     for k in range(nodes - 1):
         strain = -(multiplier[k] - multiplier[k + 1]) * (phi[k] - phi[k + 1]) / spacings[k]
         of_permittivity[k * material] += strain
@@ -580,7 +582,7 @@ def _by_inputs(
         if held[node]:
             edge = side * (nodes - 2)
             stiffness = permittivity[edge * material] / spacings[edge]
-            of_ends[3 * side] = total[node] + stiffness * multiplier[next_]
+            of_ends[3 * side] = total[side] + stiffness * multiplier[next_]
         else:
             of_ends[3 * side] = multiplier[node] * ends[3 * side + 1]
             of_ends[3 * side + 1] = multiplier[node] * (ends[3 * side] - phi[node])

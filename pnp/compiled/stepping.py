@@ -191,6 +191,109 @@ def _sweep_down(work: Any, nodes: int, species: int, held: Any, baths: Any, give
             store(work, base + y + s, load(work, row + size))
 
 
+@kernel
+def _sweep_down_salt(work: Any, nodes: int, held: Any, baths: Any, given: bool) -> None:
+    """The same for two species, written out, so that the equations of a node stay in registers."""
+    fields = _rows_of_node(2)
+    own = nodes * fields
+    tau, z0, z1 = load(work, own + STAGE), load(work, own + VALENCE), load(work, own + VALENCE + 1)
+    mirrored = not any_lane(~(z1 == -z0))
+    y, x, mobility = CONCENTRATIONS + 12, CONCENTRATIONS + 15, CONCENTRATIONS + 10
+    none, one = splat(0.0), splat(1.0)
+    # Of the edge to the left: fluxes, their derivatives times the step, permittivity over spacing.
+    flux0, flux1, out0, out1, in0, in1 = none, none, none, none, none, none
+    slope0, slope1, stiff, y0, y1, y2 = none, none, none, none, none, none
+    x00, x01, x02, x10, x11, x12, x20, x21, x22 = none, none, none, none, none, none, none, none, none
+    here0, here1, phi = load(work, CONCENTRATIONS), load(work, CONCENTRATIONS + 1), load(work, POTENTIAL)
+    for k in range(nodes):
+        base = k * fields
+        volume = load(work, base + VOLUME)
+        # The row of the potential: Gauss's law.
+        d20, d21, d22 = -z0 * volume, -z1 * volume, stiff
+        gauss = stiff * (phi - load(work, base - fields + POTENTIAL)) if k > 0 else none
+        gauss = gauss - load(work, base + FIXED) - volume * (z0 * here0 + z1 * here1)
+        if k == 0 or k == nodes - 1:
+            end = own + LEFT_SPRING if k == 0 else own + RIGHT_SPRING
+            d22 = d22 + load(work, end)
+            gauss = gauss + load(work, end) * phi - load(work, end + 1)
+        d20, d21, d22, r2 = d20 + stiff * x20, d21 + stiff * x21, d22 + stiff * x22, stiff * y2
+        # Rows of the species, with what the node before leaves.
+        d00, d02 = volume + in0 + out0 * x00 - slope0 * x20, out0 * x02 - slope0 * (one + x22)
+        d11, d12 = volume + in1 + out1 * x11 - slope1 * x21, out1 * x12 - slope1 * (one + x22)
+        d01, d10 = out0 * x01 - slope0 * x21, out1 * x10 - slope1 * x20
+        r0, r1 = out0 * y0 - slope0 * y2, out1 * y1 - slope1 * y2
+        c00, c11, c02, c12, c22 = none, none, none, none, none
+        balance0, balance1 = -flux0, -flux1
+        if k < nodes - 1:
+            next_ = base + fields
+            there0, there1 = load(work, next_ + CONCENTRATIONS), load(work, next_ + CONCENTRATIONS + 1)
+            phi_next = load(work, next_ + POTENTIAL)
+            stiff = load(work, base + STIFFNESS)
+            d22, gauss, c22 = d22 + stiff, gauss + stiff * (phi - phi_next), -stiff
+            jump = phi_next - phi
+            ahead, back, slope = bernoulli(z0 * jump)
+            speed = load(work, base + mobility)
+            flux0 = speed * (ahead * here0 - back * there0)
+            speed = tau * speed
+            out0, in0 = speed * ahead, speed * back
+            slope0 = speed * z0 * (slope * here0 - (one + slope) * there0)
+            if mirrored:
+                ahead, back, slope = back, ahead, -one - slope
+            else:
+                ahead, back, slope = bernoulli(z1 * jump)
+            speed = load(work, base + mobility + 1)
+            flux1 = speed * (ahead * here1 - back * there1)
+            speed = tau * speed
+            out1, in1 = speed * ahead, speed * back
+            slope1 = speed * z1 * (slope * here1 - (one + slope) * there1)
+            balance0, balance1 = balance0 + flux0, balance1 + flux1
+            d00, d11, d02, d12 = d00 + out0, d11 + out1, d02 - slope0, d12 - slope1
+            c00, c11, c02, c12 = -in0, -in1, slope0, slope1
+        if given:
+            r0, r1 = r0 + load(work, base + y), r1 + load(work, base + y + 1)
+        else:
+            known = base + CONCENTRATIONS + 4
+            r0 = r0 + volume * (here0 - load(work, known)) + tau * balance0
+            r1 = r1 + volume * (here1 - load(work, known + 1)) + tau * balance1
+            r2 = r2 + gauss
+        if baths[k]:
+            d00, d01, d02, c00, c02 = one, none, none, none, none
+            d10, d11, d12, c11, c12 = none, one, none, none, none
+            r0, r1 = none, none
+        if held[k]:
+            d20, d21, d22, c22, r2 = none, none, one, none, none
+        # Elimination, and the solutions for [C, r].
+        i0 = one / d00
+        l1, l2 = d10 * i0, d20 * i0
+        d11, d12, r1 = d11 - l1 * d01, d12 - l1 * d02, r1 - l1 * r0
+        d21, d22, r2 = d21 - l2 * d01, d22 - l2 * d02, r2 - l2 * r0
+        c10, c12, c20, c22 = -l1 * c00, c12 - l1 * c02, -l2 * c00, c22 - l2 * c02
+        i1 = one / d11
+        l2 = d21 * i1
+        d22, r2 = d22 - l2 * d12, r2 - l2 * r1
+        c20, c21, c22 = c20 - l2 * c10, -l2 * c11, c22 - l2 * c12
+        i2 = one / d22
+        x20, x21, x22, y2 = i2 * c20, i2 * c21, i2 * c22, i2 * r2
+        x10, x11 = i1 * (c10 - d12 * x20), i1 * (c11 - d12 * x21)
+        x12, y1 = i1 * (c12 - d12 * x22), i1 * (r1 - d12 * y2)
+        x00, x01 = i0 * (c00 - d01 * x10 - d02 * x20), i0 * (-d01 * x11 - d02 * x21)
+        x02, y0 = i0 * (c02 - d01 * x12 - d02 * x22), i0 * (r0 - d01 * y1 - d02 * y2)
+        store(work, base + y, y0)
+        store(work, base + y + 1, y1)
+        store(work, base + y + 2, y2)
+        store(work, base + x, x00)
+        store(work, base + x + 1, x01)
+        store(work, base + x + 2, x02)
+        store(work, base + x + 3, x10)
+        store(work, base + x + 4, x11)
+        store(work, base + x + 5, x12)
+        store(work, base + x + 6, x20)
+        store(work, base + x + 7, x21)
+        store(work, base + x + 8, x22)
+        if k < nodes - 1:
+            here0, here1, phi = there0, there1, phi_next
+
+
 @inlined
 def _solve_block(work: Any, block: int, size: int) -> None:
     """Replace the right-hand sides of the equations of one node by their solutions."""
@@ -254,7 +357,10 @@ def _stage(work: Any, nodes: int, species: int, held: Any, baths: Any, active: A
     for _ in range(MOST_ITERATIONS):
         if not any_lane(active):
             break
-        _sweep_down(work, nodes, species, held, baths, False)
+        if species == 2:
+            _sweep_down_salt(work, nodes, held, baths, False)
+        else:
+            _sweep_down(work, nodes, species, held, baths, False)
         moved, limited = _sweep_up(work, nodes, species, active)
         iterations = where(active, iterations + 1.0, iterations)
         # What the next iteration would change is less by at least the factor that this one changed less.
@@ -506,7 +612,10 @@ def march(
             _end(work, nodes, species, baths, by_euler)
             if closed:
                 converged = converged & (_restore_amounts(work, nodes, species) < LOST)
-            _sweep_down(work, nodes, species, held, baths, True)
+            if species == 2:
+                _sweep_down_salt(work, nodes, held, baths, True)
+            else:
+                _sweep_down(work, nodes, species, held, baths, True)
             norm = _error_norm(work, nodes, species, control[0], control[1])
             accepted = converged & (norm <= 1.0)
             store(norms, 0, norm)

@@ -226,11 +226,9 @@ def _compiled_run(
     def compiled() -> tuple[Tensor, Tensor, Tensor] | None:
         from ..compiled import dispatch  # needs numba, which takes its time to import
 
-        return (
-            dispatch.marched(system, start, outputs, _first_step(system), control)
-            if dispatch.can_rest(system)
-            else None
-        )
+        if not dispatch.can_march(system):
+            return None
+        return dispatch.marched(system, start, outputs, _first_step(system), control)
 
     found = attempt(compiled)
     if found is None:
