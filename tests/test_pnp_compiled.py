@@ -260,6 +260,10 @@ def test_torch_takes_what_kernels_do_not_know():
     assert pnp.solve_transient(traced, grid, times=[0.001]).stats.solver == "torch"
     with torch.no_grad():
         assert pnp.solve_transient(traced, grid, times=[0.001]).stats.solver == "compiled"
+    driven = Canonical(1.0, 0.1).cell(left=pnp.Electrode(current=1.0))
+    charged = pnp.solve_transient(driven, grid, times=[0.001])
+    assert charged.stats.solver == "torch"
+    assert float(pnp.surface_charge(charged).left) == pytest.approx(1e-3, rel=1e-9)
     reacting = random_cells("reacting electrodes", "point ions", 2)
     assert pnp.solve_steady(reacting, pnp.Grid.refined(reacting, 21)).stats.solver == "torch"
     assert "compiled" in repr(pnp.solve_steady(cell, grid))

@@ -644,9 +644,9 @@ FAILURES = {
     "equilibrium, out of iterations": (
         charging,
         lambda cell, grid: pnp.solve_equilibrium(
-            cell, grid, throw=False, newton_settings=Newton(max_iterations=5)
+            cell, grid, throw=False, newton_settings=Newton(max_iterations=3)
         ),
-        5.0,
+        20.0,
     ),
     "steady, not finite": (junction, lambda cell, grid: pnp.solve_steady(cell, grid, throw=False), 1e308),
     "equilibrium, overflow": (

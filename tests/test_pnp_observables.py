@@ -77,7 +77,8 @@ def test_shapes(kind, ends, batch):
     assert [one.shape for one in surface] == [shape()] * 3
     assert solution.status.shape == leading
     assert solution.solved.shape == leading
-    for name, value in vars(solution.stats).items():
+    costs = {name: value for name, value in vars(solution.stats).items() if name != "solver"}
+    for name, value in costs.items():
         assert value.shape == leading, name
     for name, value in vars(solution.check(grid=True)).items():
         assert value.shape == leading, name

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from ..finite_volume.residual import held_nodes
 from ..solvers.newton import Newton, NewtonResult
 from ..solvers.step_size import StepControl
-from ..system import CHARGE, PERIODIC, State, System
+from ..system import CHARGE, POTENTIAL, State, System
 from .many import few_ions, rest_many, rest_many_adjoint
 from .resting import rest, rest_adjoint
 from .stepping import march
@@ -29,7 +29,7 @@ def can_rest(system: System) -> bool:
         system.volumes.device.type == "cpu"
         and system.crowding is None
         and not system.has_kinetics
-        and system.left.control != PERIODIC
+        and all(end.control in (POTENTIAL, CHARGE) for _, end in system.ends)
     )
 
 
