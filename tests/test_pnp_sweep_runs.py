@@ -105,7 +105,9 @@ def test_a_grid_keeps_its_axes_and_gives_what_one_batch_gives(run, tmp_path):
         "iterations": expected.stats.iterations,
         "wall_spacing": expected.check().wall_spacing,
     }.items():
-        np.testing.assert_allclose(data[name], values, rtol=1e-9, atol=1e-12, err_msg=name)
+        # The flux at rest is the rounding of terms of size D c/h.
+        rounding = 1e-9 if name == "flux" else 1e-12
+        np.testing.assert_allclose(data[name], values, rtol=1e-9, atol=rounding, err_msg=name)
     assert (data.status == Status.CONVERGED).all()
     assert "reason" not in data
     assert [path.name for path in tmp_path.iterdir()] == ["study.nc"]

@@ -63,7 +63,8 @@ def solve_equilibrium(
 ) -> Solution:
     """Equilibrium of a cell with at most one reservoir, for any number of species.
 
-    Differentiable with respect to every number of the cell, at the cost of one more linear solve.
+    Differentiable with respect to every number of the cell, at the cost of one more linear solve. Point ions are
+    solved by compiled kernels (:mod:`pnp.compiled`) where numba is installed.
 
     Arguments:
         cell: A cell with at most one reservoir, in which nothing reacts and no current is driven.

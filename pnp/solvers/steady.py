@@ -79,7 +79,8 @@ def solve_steady(
     batch element iterates and converges on its own, from a cold start. In cells that come to rest
     elements that fail are solved again as equilibria (:func:`solve_equilibrium`), and so are all of more
     than six species; in others they are followed in time until they settle. Waveforms count with
-    their value at time zero.
+    their value at time zero. Cells of point ions that come to rest are solved by compiled kernels
+    (:mod:`pnp.compiled`) where numba is installed; `solution.stats.solver` says which it was.
 
     The solution is differentiable with respect to every number of the cell (and to the positions of the
     grid) by the implicit function theorem, at the cost of one transposed linear solve. How strongly a refined
