@@ -449,7 +449,8 @@ def rest_adjoint(
     own = nodes * fields
     work = np.zeros(row_count(nodes, species) * LANES)
     group = np.empty(LANES, np.int64)
-    multiplier, total = np.empty(nodes), np.empty(nodes)
+    # The same numbers cell by cell, because rows of lanes are far apart.
+    totals, multipliers = np.empty((LANES, nodes)), np.empty((LANES, nodes))
     for first in range(0, cells.size, LANES):
         for lane in range(LANES):
             group[lane] = cells[min(first + lane, cells.size - 1)]
@@ -457,7 +458,7 @@ def rest_adjoint(
         for lane in range(LANES):
             cell = group[lane]
             by_potential(
-                total,
+                totals[lane],
                 closed,
                 volumes[cell],
                 valences[cell],
@@ -466,21 +467,25 @@ def rest_adjoint(
                 by_phi[cell],
                 by_c[cell],
             )
-            for k in range(nodes):
-                base = k * fields * LANES + lane
-                work[base + RHS * LANES] = total[k]
-                for s in range(species):
-                    work[base + (SPECIES + s) * LANES] = volumes[cell, k] * concentrations[cell, s, k]
+        for k in range(nodes):
+            base = k * fields * LANES
+            for lane in range(LANES):
+                work[base + RHS * LANES + lane] = totals[lane, k]
+            for s in range(species):
+                for lane in range(LANES):
+                    amount = volumes[group[lane], k] * concentrations[group[lane], s, k]
+                    work[base + (SPECIES + s) * LANES + lane] = amount
         for s in range(species):
             store(work, own + VALENCE + 3 * species + s, splat(1.0))
         _eliminate(work, nodes, species, closed, held, True)
         _advance(work, nodes, species, closed, held, splat(1.0) < 0.0, splat(0.0))
+        for k in range(nodes):
+            for lane in range(LANES):
+                multipliers[lane, k] = work[(k * fields + STEP) * LANES + lane]
         for lane in range(min(LANES, cells.size - first)):
             cell = group[lane]
-            for k in range(nodes):
-                multiplier[k] = work[(k * fields + STEP) * LANES + lane]
             by_inputs(
-                multiplier,
+                multipliers[lane],
                 closed,
                 held,
                 permittivity[cell],
