@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .boundaries import Boundary, ChargedWall, Electrode, Periodic, Reservoir
 from .cell import Cell
+from .elementary import cosh, exp, expm1, log, sinh, tanh
 from .quantity import Quantity, as_quantity
 from .waveforms import extremes
 
@@ -161,19 +162,19 @@ def _spacing(length: Tensor, grading: Tensor, middles: Tensor, step: float) -> T
     """
     graded = grading > 1e-6
     a = torch.where(graded, grading, torch.full_like(grading, 1e-9))  # whose cosh is one
-    middle = torch.where(graded, torch.sinh(a * step / 2) / torch.sinh(a), torch.full_like(a, step / 2))
-    return torch.cosh(a.unsqueeze(-1) * middles) * (middle * length).unsqueeze(-1)
+    middle = torch.where(graded, sinh(a * step / 2) / sinh(a), torch.full_like(a, step / 2))
+    return cosh(a.unsqueeze(-1) * middles) * (middle * length).unsqueeze(-1)
 
 
 def _grading(ratio: Tensor) -> Tensor:
     r"""Solve :math:`a/\sinh a = r` for :math:`0 < r \le 1` by Newton's method in :math:`\ln`."""
-    target = torch.log(ratio.clamp(min=1e-280))
+    target = log(ratio.clamp(min=1e-280))
     large = 0.7 - target
-    large = large + torch.log(2 * (large + torch.log(2 * (0.3 + large))))  # a = ln(2a/r), twice
+    large = large + log(2 * (large + log(2 * (0.3 + large))))  # a = ln(2a/r), twice
     a = torch.where(target > -1, torch.sqrt(-6 * target), large).clamp(min=1e-9)
     for _ in range(6):  # five reach rounding for every ratio
-        value = torch.log(a) - (a + torch.log(-torch.expm1(-2 * a) / 2)) - target
-        slope = 1 / a - 1 / torch.tanh(a)
+        value = log(a) - (a + log(-expm1(-2 * a) / 2)) - target
+        slope = 1 / a - 1 / tanh(a)
         slope = torch.where(slope == 0, -torch.ones_like(slope), slope)
         a = (a - value / slope).clamp(min=1e-9, max=690.0)
     return torch.where(ratio >= 1, torch.zeros_like(a), a)
@@ -193,7 +194,7 @@ def _inner_debye_length(cell: Cell) -> Tensor:
         voltage = electrolyte.thermal_voltage.to(cell.device)
         valence = electrolyte.valences.abs().amax(-1).to(cell.device)
         drop = wall_drop(cell) / voltage * valence
-        compressed = torch.exp(-drop / 2) * 2 / (1 + torch.exp(-drop))  # 1/cosh without overflow
+        compressed = exp(-drop / 2) * 2 / (1 + exp(-drop))  # 1/cosh without overflow
         for end in (cell.left, cell.right):
             if isinstance(end, ChargedWall):
                 field = end.charge.to(cell.device) / electrolyte.permittivity.to(cell.device)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .boundaries import Boundary, ChargedWall, Electrode, Periodic, Reservoir
 from .cell import Cell, electrons
+from .elementary import log
 from .grid import Grid
 from .quantity import as_quantity, broadcast_batch
 from .reactions import ElectrodeReaction, numbers_of
@@ -160,8 +161,8 @@ def electrode_kinetics(
         standard = flat(standard) / units.concentration
         rows.append(
             (
-                torch.log(flat(reaction.rate_constant) * units.length / units.diffusivity * standard),
-                torch.log(standard),
+                log(flat(reaction.rate_constant) * units.length / units.diffusivity * standard),
+                log(standard),
                 flat(reaction.standard_potential) / units.potential,
                 flat(reaction.transfer_coefficient),
                 flat(electrons(reaction, cell.electrolyte)),

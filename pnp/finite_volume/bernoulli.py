@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..elementary import expm1
+
 SERIES_BELOW = 0.25
 LARGEST = 700.0  # exp overflows above 709; B(700) is 7e-302
 
@@ -26,7 +28,7 @@ def bernoulli_derivative(x: Tensor) -> Tensor:
     a = torch.where(x < 0, -x, x)  # of which, unlike of |x|, autograd has a derivative at zero
     small = a < SERIES_BELOW
     large = torch.where(small, torch.ones_like(a), a).clamp(max=LARGEST)
-    growth = torch.expm1(large)
+    growth = expm1(large)
     value = large / growth
     derivative = torch.where(small, _series_derivative(a), (1 - value) / growth - value)
     return torch.where(x < 0, -1 - derivative, derivative)
@@ -44,7 +46,7 @@ def _value(x: Tensor) -> Tensor:
     a = x.abs()
     small = a < SERIES_BELOW
     large = torch.where(small, torch.ones_like(a), a).clamp(max=LARGEST)
-    value = torch.where(small, _series(a), large / torch.expm1(large))
+    value = torch.where(small, _series(a), large / expm1(large))
     return torch.where(x < 0, value + a, value)
 
 

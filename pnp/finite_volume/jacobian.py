@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..elementary import exp
 from ..system import CURRENT, End, State, System
 from .fluxes import scharfetter_gummel_derivatives
 from .kinetics import Production, log_activities, mass_action
@@ -125,7 +126,7 @@ def _field_matrix(system: System, state: State) -> Tridiagonal:
         bands.append(wide)
     crowding = system.crowding
     if crowding is not None:
-        bands[1][:, 1, 1] = system.volumes / crowding.solvent[:, None] * torch.exp(-state.fields[:, 1])
+        bands[1][:, 1, 1] = system.volumes / crowding.solvent[:, None] * exp(-state.fields[:, 1])
     return Tridiagonal(*bands)
 
 

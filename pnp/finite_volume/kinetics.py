@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..elementary import exp, log
 from ..system import Kinetics, MassAction, State, System
 
 LARGEST_EXPONENT = 600.0
@@ -38,7 +39,7 @@ class Production:
 
 def log_activities(system: System, state: State) -> Tensor:
     """Logarithms of the activities, `(B, S, N)`."""
-    logs = torch.log(state.concentrations.clamp(min=1e-300))
+    logs = log(state.concentrations.clamp(min=1e-300))
     if system.crowding is None:
         return logs
     return logs + system.couplings[:, :, 1:] * state.fields[:, 1:2]
@@ -80,7 +81,7 @@ def butler_volmer_rates(kinetics: Kinetics, logs: Tensor, step: Tensor) -> tuple
     overpotential = step[:, None] - kinetics.standard_potential
     down, up = butler_volmer_slopes(kinetics)
     forward, backward = (
-        torch.exp(
+        exp(
             (
                 kinetics.log_constant
                 + torch.einsum("brs,bs->br", numbers, logs)
@@ -94,7 +95,7 @@ def butler_volmer_rates(kinetics: Kinetics, logs: Tensor, step: Tensor) -> tuple
 
 
 def _product(numbers: Tensor, logs: Tensor) -> Tensor:
-    return torch.exp(torch.einsum("brs,bsn->brn", numbers, logs).clamp(max=LARGEST_EXPONENT))
+    return exp(torch.einsum("brs,bsn->brn", numbers, logs).clamp(max=LARGEST_EXPONENT))
 
 
 def _production(

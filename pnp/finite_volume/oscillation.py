@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..elementary import exp
 from ..system import End, State, System
 from .bernoulli import bernoulli, bernoulli_log_derivative
 from .kinetics import butler_volmer_rates, butler_volmer_slopes, log_activities, mass_action_rates
@@ -115,7 +116,7 @@ class Oscillation:
         sums[..., :species] = by_log
         sums[..., species:] = -by_log @ couplings[:, None].to(by_log.dtype)
         if system.crowding is not None:
-            room = system.volumes / system.crowding.solvent[:, None] * torch.exp(-self._state.fields[:, 1])
+            room = system.volumes / system.crowding.solvent[:, None] * exp(-self._state.fields[:, 1])
             sums[..., species + 1, species + 1] += room
         one = torch.ones_like(system.volumes[:, :1])
         places: list[tuple[slice | list[int], Tensor, _Rates | None]] = [

@@ -20,6 +20,7 @@ In a periodic cell the two end nodes are one: the first has the balances of both
 import torch
 from torch import Tensor
 
+from ..elementary import expm1
 from ..system import CHARGE, CURRENT, PERIODIC, End, State, System
 from .fluxes import scharfetter_gummel
 from .kinetics import Production, butler_volmer, log_activities, mass_action
@@ -139,7 +140,7 @@ def field_residual(
         return gauss.unsqueeze(1)
     pressure = state.fields[:, 1]
     filled = (system.crowding.volumes[:, :, None] * state.concentrations).sum(1)
-    room = system.volumes / system.crowding.solvent[:, None] * (-torch.expm1(-pressure) - filled)
+    room = system.volumes / system.crowding.solvent[:, None] * (-expm1(-pressure) - filled)
     if system.is_periodic:
         room = _replace(room, -1, pressure[:, -1] - pressure[:, 0])
     return torch.stack([gauss, room], dim=1)

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from ..cell import Cell
 from ..compiled import attempt
+from ..elementary import exp, expm1, log
 from ..finite_volume.jacobian import poisson_matrix
 from ..finite_volume.residual import field_residual, held_nodes
 from ..grid import Grid
@@ -161,10 +162,10 @@ def boltzmann(system: System, fields: Tensor) -> Tensor:
     bath = _bath(system)
     if bath is not None:
         lifted = _energy(system, fields - bath.fields[..., None])
-        return bath.concentrations[:, :, None] * torch.exp(-lifted).clamp(min=SMALLEST)
+        return bath.concentrations[:, :, None] * exp(-lifted).clamp(min=SMALLEST)
     exponent = -_energy(system, fields)
     exponent = exponent - exponent.detach().amax(-1, keepdim=True)
-    weight = torch.exp(exponent).clamp(min=SMALLEST)
+    weight = exp(exponent).clamp(min=SMALLEST)
     return weight * (system.amounts / (system.volumes[:, None, :] * weight).sum(-1))[..., None]
 
 
@@ -186,14 +187,14 @@ def functional(system: System, fields: Tensor) -> Tensor:
     potential = fields[:, 0]
     value = (system.permittivity / 2 * potential.diff(dim=-1) ** 2 / system.spacings).sum(-1)
     if _bath(system) is None:
-        exponent = torch.log(system.volumes)[:, None, :] - _energy(system, fields)
+        exponent = log(system.volumes)[:, None, :] - _energy(system, fields)
         value = value + (system.amounts * torch.logsumexp(exponent, dim=-1)).sum(-1)
     else:
         value = value + (system.volumes[:, None, :] * boltzmann(system, fields)).sum((-2, -1))
     value = value - (system.volumes * system.fixed_charge * potential).sum(-1)
     if system.crowding is not None:
         pressure = fields[:, 1]
-        room = (system.volumes * (pressure + torch.expm1(-pressure))).sum(-1)
+        room = (system.volumes * (pressure + expm1(-pressure))).sum(-1)
         value = value + room / system.crowding.solvent
     for node, end in system.ends:
         if end.control == CHARGE:
@@ -225,7 +226,7 @@ def _curvature(system: System, concentrations: Tensor, fields: Tensor) -> _Curva
     couplings = system.couplings
     local = torch.einsum("bsp,bsq,bsn->bpqn", couplings, couplings, share)
     if system.crowding is not None:
-        local[:, 1, 1] += system.volumes / system.crowding.solvent[:, None] * torch.exp(-fields[:, 1])
+        local[:, 1, 1] += system.volumes / system.crowding.solvent[:, None] * exp(-fields[:, 1])
     matrix = torch.diag_embed(local).transpose(2, 3)
     matrix[:, 0, :, 0] += poisson_matrix(system).dense()
     matrix = matrix.reshape(batch, count * nodes, count * nodes)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..elementary import log1p
 from ..finite_volume.jacobian import poisson_matrix
 from ..finite_volume.residual import poisson_residual
 from ..quantity import broadcast_batch
@@ -49,7 +50,7 @@ def with_pressure(system: System, concentrations: Tensor, potential: Tensor) -> 
     if system.crowding is None:
         return potential.unsqueeze(1)
     filled = (system.crowding.volumes[:, :, None] * concentrations).sum(1)
-    return torch.stack([potential, -torch.log1p(-filled.clamp(max=1 - 1e-12))], dim=1)
+    return torch.stack([potential, -log1p(-filled.clamp(max=1 - 1e-12))], dim=1)
 
 
 def check_initial(initial: Solution, system: System, scales: Scales) -> None:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 PER_OCTAVE = 16
-"""Steps change by whole sixteenths of an octave, so that rounding, which differs between a batch and its elements,
-does not change them."""
+"""Steps change by whole sixteenths of an octave, so that rounding, which differs between solvers and processors, does
+not change them."""
 
 
 @dataclass(frozen=True, kw_only=True)
