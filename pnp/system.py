@@ -171,9 +171,7 @@ class System(Batched):
         """The conserved combinations `(B, L, ...)` of amounts `(B, S, ...)`."""
         if self.conserved is None:
             return amounts
-        return (self.conserved.to(amounts.dtype) @ amounts.flatten(2)).reshape(
-            *self.conserved.shape[:2], *amounts.shape[2:]
-        )
+        return (self.conserved @ amounts.flatten(2)).reshape(*self.conserved.shape[:2], *amounts.shape[2:])
 
     @property
     def has_kinetics(self) -> bool:

@@ -525,7 +525,7 @@ def dimensional(random: RandomCell, temperature: float = 310.0, unit: float = 20
     return cell, volt, filling, unit, diffusivity
 
 
-def compare_units(one, two, volt, filling, unit, diffusivity, tolerance):
+def assert_same_in_other_units(one, two, volt, filling, unit, diffusivity, tolerance):
     """Every observable, with the unit it must have."""
     faraday = constants.value("Faraday constant")
 
@@ -553,7 +553,7 @@ def compare_units(one, two, volt, filling, unit, diffusivity, tolerance):
 def test_si_and_dimensionless_cells_are_the_same(random):
     cell, *units = dimensional(random)
     one = pnp.solve_equilibrium(cell, grid_of(cell))
-    compare_units(one, equilibrium(random), *units, 1e-9)
+    assert_same_in_other_units(one, equilibrium(random), *units, 1e-9)
 
 
 @few(1)
@@ -564,7 +564,7 @@ def test_si_and_dimensionless_transients_are_the_same(random):
     times = TIMES[2:] * random.relaxation
     one = pnp.solve_transient(cell, grid_of(cell), times=times * time)
     two = pnp.solve_transient(random.cell(), grid_of(random.cell()), times=times)
-    compare_units(one, two, volt, filling, unit, diffusivity, 1e-9)
+    assert_same_in_other_units(one, two, volt, filling, unit, diffusivity, 1e-9)
     flux = filling * diffusivity / unit
     a, b = pnp.ion_flux(one) / flux, pnp.ion_flux(two)
     assert torch.allclose(a, b, rtol=1e-7, atol=1e-9 * float(b.abs().max()))

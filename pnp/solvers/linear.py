@@ -61,9 +61,8 @@ class Pins:
         return cls(system, species, nodes.gather(1, species))
 
     def amounts(self, concentrations: Tensor) -> Tensor:
-        """The conserved combinations, `(B, L, k)`, of real or complex columns `(B, S, N, k)` of concentrations."""
-        volumes = self.system.volumes.to(concentrations.dtype)
-        return self.system.combined(torch.einsum("bn,bsnk->bsk", volumes, concentrations))
+        """The conserved combinations, `(B, L, k)`, of columns `(B, S, N, k)` of concentrations."""
+        return self.system.combined(torch.einsum("bn,bsnk->bsk", self.system.volumes, concentrations))
 
     def index(self, nodes: int) -> Tensor:
         """Position of the rows in `(S N)` flattened, `(B, L)`."""
