@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from .atomic import replacing
+from pnp.atomic import replacing
+
 from .features import Features
 
 NAME = "checkpoint.pt"

@@ -7,7 +7,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from .atomic import replacing
+from pnp.atomic import replacing
+
 from .evaluation import evaluate
 from .extras import require
 from .features import Features

@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .atomic import replacing
+from pnp.atomic import replacing
+
 from .extras import require
 from .features import Features, check_selection
 

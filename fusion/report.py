@@ -7,7 +7,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .atomic import replacing
+from pnp.atomic import replacing
+
 from .extras import require
 
 if TYPE_CHECKING:

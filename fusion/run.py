@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .atomic import replacing
+from pnp.atomic import replacing
+
 from .extras import require
 from .features import Features
 from .layer import FusionLayer

@@ -43,7 +43,7 @@ def test_fusion_uses_what_pnp_exports(path):
     for module, name in imports(path):
         if module.split(".")[0] == "pnp":
             # modules without an underscore that the package documents as doors of their own
-            assert module in {"pnp", "pnp.plotting", "pnp.analytic"}, module
+            assert module in {"pnp", "pnp.plotting", "pnp.analytic", "pnp.atomic"}, module
             assert name is None or module != "pnp" or name in {*pnp.__all__, "plotting", "analytic"}, name
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "pnp":
