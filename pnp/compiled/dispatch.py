@@ -1,6 +1,5 @@
 """From the scaled equations of a batch to kernels on all cores, and back."""
 
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,15 +9,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..finite_volume.residual import held_nodes
+from ..solvers.linear import FEW_SPECIES
 from ..solvers.newton import Newton, NewtonResult
 from ..solvers.step_size import StepControl
 from ..system import CHARGE, POTENTIAL, State, System
+from .inputs import Numbers
 from .many import few_ions, rest_many, rest_many_adjoint
 from .resting import rest, rest_adjoint
 from .stepping import march
 
-FEW_SPECIES = 6
-"""Cells of more are solved one at a time."""
 CELLS_PER_THREAD = 64
 """With fewer there is nothing to gain from another thread, but for many species."""
 
@@ -69,7 +68,6 @@ def marched(
     Returns concentrations `(B, T, S, N)`, potentials `(B, T, N)` and a report `(B, 5)`: 0 for success, time reached,
     iterations, accepted and rejected steps.
     """
-    closed, held = _structure(system)
     batch, species, nodes = start.concentrations.shape
     baths = np.zeros(nodes, np.bool_)
     for node, end in system.ends:
@@ -77,23 +75,13 @@ def marched(
     amounts = (start.concentrations * system.volumes[:, None, :]).sum(-1)
     concentrations = np.empty((batch, outputs.shape[1], species, nodes))
     potential, report = np.empty((batch, outputs.shape[1], nodes)), np.empty((batch, 5))
-    numbers = (
-        system.permittivity,
-        system.spacings,
-        system.volumes,
-        system.fixed_charge,
-        system.valences,
-        system.diffusivities,
-        amounts,
-        _ends(system),
-    )
     _side_by_side(
         march,
         CELLS_PER_THREAD,
         _by_difficulty(system),
-        *map(_array, numbers),
-        closed,
-        held,
+        _arrays(_numbers(system)._replace(amounts=amounts)),
+        _array(system.diffusivities),
+        *_structure(system),
         baths,
         *map(_array, (start.potential, start.concentrations, outputs, first_steps)),
         np.array([control.relative, control.absolute, control.safety, control.shrink, control.grow]),
@@ -129,14 +117,17 @@ class _Resting(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, by_potential: Tensor, by_concentrations: Tensor) -> tuple[Any, ...]:
-        potential, concentrations, *numbers = ctx.saved_tensors
-        found = [torch.zeros_like(number, memory_format=torch.contiguous_format) for number in numbers]
+        potential, concentrations, *saved = ctx.saved_tensors
+        numbers = Numbers(*saved)
+        zeros = (torch.zeros_like(one, memory_format=torch.contiguous_format) for one in numbers)
+        found = Numbers(*zeros)
         _side_by_side(
             *_suited((rest_adjoint, rest_many_adjoint), concentrations.shape[1]),
             ctx.cells,
             *_with_few_ions(numbers),
             *ctx.structure,
-            *map(_array, (potential, concentrations, by_potential, by_concentrations, *found)),
+            *map(_array, (potential, concentrations, by_potential, by_concentrations)),
+            _arrays(found),
         )
         return None, None, None, None, *found
 
@@ -148,10 +139,10 @@ def _structure(system: System) -> tuple[bool, Any]:
     return all(end.bath is None for _, end in system.ends), held
 
 
-def _numbers(system: System) -> tuple[Tensor, ...]:
+def _numbers(system: System) -> Numbers:
     """Everything that an equilibrium depends on."""
     bath = [end.bath for _, end in system.ends if end.bath is not None]
-    return (
+    return Numbers(
         system.permittivity,
         system.spacings,
         system.volumes,
@@ -178,6 +169,10 @@ def _by_difficulty(system: System) -> Any:
     return _array((system.left.level - system.right.level).abs().argsort(descending=True))
 
 
+def _arrays(numbers: Numbers) -> Numbers:
+    return Numbers(*map(_array, numbers))
+
+
 def _array(tensor: Tensor) -> Any:
     return tensor.detach().contiguous().numpy()
 
@@ -187,11 +182,11 @@ def _suited(kernels: tuple[Any, Any], species: int) -> tuple[Any, int]:
     return (kernels[0], CELLS_PER_THREAD) if species <= FEW_SPECIES else (kernels[1], 1)
 
 
-def _with_few_ions(numbers: Iterable[Tensor]) -> list[Any]:
+def _with_few_ions(numbers: Numbers) -> list[Any]:
     """As arrays; of many species the few that stand for them go first."""
-    arrays = [_array(number) for number in numbers]
-    valences, amounts = arrays[4:6]
-    return arrays if valences.shape[1] <= FEW_SPECIES else [*few_ions(valences, amounts), *arrays]
+    arrays = _arrays(numbers)
+    many = arrays.valences.shape[1] > FEW_SPECIES
+    return [*few_ions(arrays.valences, arrays.amounts), arrays] if many else [arrays]
 
 
 def _side_by_side(kernel: Any, size: int, cells: Any, *arguments: Any) -> None:

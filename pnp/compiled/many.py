@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from .inputs import Numbers
 from .lanes import (
     LANES,
     exponential,
@@ -33,7 +34,7 @@ from .lanes import (
     total,
     where,
 )
-from .resting import LEAST, MOST, SHORTEST, SUFFICIENT_DECREASE, by_inputs, by_potential
+from .resting import LEAST, MOST, SHORTEST, SUFFICIENT_DECREASE, by_numbers, total_by_potential
 
 START, FEW, ALL = range(3)
 """Of what the equilibrium is sought."""
@@ -83,13 +84,7 @@ def rest_many(
     cells: Any,
     few_valences: Any,
     few_amounts: Any,
-    permittivity: Any,
-    spacings: Any,
-    volumes: Any,
-    fixed_charge: Any,
-    valences: Any,
-    amounts: Any,
-    ends: Any,
+    numbers: Numbers,
     closed: bool,
     held: Any,
     warm: bool,
@@ -100,17 +95,18 @@ def rest_many(
     report: Any,
 ) -> None:
     """Equilibria of the `cells` `(C,)` of a batch, see :func:`pnp.compiled.resting.rest`, with the few ions of each."""
+    volumes, ends, fixed_charge = numbers.volumes, numbers.ends, numbers.fixed_charge
     count = volumes.shape[1]
     for index in range(cells.size):
         cell = cells[index]
         bath = ends[cell, 6]
-        nodes = _nodes(permittivity[cell], spacings[cell], volumes[cell], ends[cell], held)
+        nodes = _nodes(cell, numbers, held)
         few = _few(few_valences[cell], few_amounts[cell], count)
         if warm:
             for k in range(count):
                 nodes[POTENTIAL, k] = potential[cell, k]
         fixed = int(fixed_charge.shape[1] > 1)
-        ions = (valences[cell], amounts[cell], concentrations[cell])
+        ions = (numbers.valences[cell], numbers.amounts[cell], concentrations[cell])
         for stage in range(FEW if warm else START, ALL + 1):
             # Without screening these would make an absurd start.
             if stage == FEW:
@@ -126,8 +122,10 @@ def rest_many(
 
 
 @kernel
-def _nodes(permittivity: Any, spacings: Any, volumes: Any, ends: Any, held: Any) -> Any:
+def _nodes(cell: int, numbers: Numbers, held: Any) -> Any:
     """Nodes in whole rows of lanes, with no charge but that of springs, at the potential of the bath or at zero."""
+    permittivity, spacings = numbers.permittivity[cell], numbers.spacings[cell]
+    volumes, ends = numbers.volumes[cell], numbers.ends[cell]
     count = volumes.size
     nodes = np.zeros((ROWS, -(-count // LANES) * LANES))
     material = int(permittivity.size > 1)
@@ -422,63 +420,31 @@ def rest_many_adjoint(
     cells: Any,
     few_valences: Any,
     few_amounts: Any,
-    permittivity: Any,
-    spacings: Any,
-    volumes: Any,
-    fixed_charge: Any,
-    valences: Any,
-    amounts: Any,
-    ends: Any,
+    numbers: Numbers,
     closed: bool,
     held: Any,
     potential: Any,
     concentrations: Any,
-    by_phi: Any,
-    by_c: Any,
-    of_permittivity: Any,
-    of_spacings: Any,
-    of_volumes: Any,
-    of_fixed_charge: Any,
-    of_valences: Any,
-    of_amounts: Any,
-    of_ends: Any,
+    by_potential: Any,
+    by_concentrations: Any,
+    found: Numbers,
 ) -> None:
     """Derivatives of a number with respect to all inputs, see :func:`pnp.compiled.resting.rest_adjoint`."""
-    count = volumes.shape[1]
+    count = numbers.volumes.shape[1]
     for index in range(cells.size):
         cell = cells[index]
-        nodes = _nodes(permittivity[cell], spacings[cell], volumes[cell], ends[cell], held)
+        nodes = _nodes(cell, numbers, held)
         few = _few(few_valences[cell], few_amounts[cell], count)
         for k in range(count):
             nodes[POTENTIAL, k] = potential[cell, k]
-        _of_few(nodes, few, closed, ends[cell, 6], *_range(nodes))
+        _of_few(nodes, few, closed, numbers.ends[cell, 6], *_range(nodes))
         _factorise(nodes, few, closed)
         residual = nodes[RESIDUAL, :count]
-        ions = (valences[cell], amounts[cell], concentrations[cell])
-        by_potential(residual, closed, volumes[cell], *ions, by_phi[cell], by_c[cell])
+        c, by_phi, by_c = concentrations[cell], by_potential[cell], by_concentrations[cell]
+        total_by_potential(residual, cell, numbers, closed, c, by_phi, by_c)
         for k in range(count):
             residual[k] *= nodes[FREE, k]
-        _solve(nodes, few, ions, closed, EXACT)
-        by_inputs(
-            nodes[STEP, :count],
-            closed,
-            held,
-            permittivity[cell],
-            spacings[cell],
-            volumes[cell],
-            fixed_charge[cell],
-            valences[cell],
-            amounts[cell],
-            ends[cell],
-            potential[cell],
-            concentrations[cell],
-            by_phi[cell],
-            by_c[cell],
-            of_permittivity[cell],
-            of_spacings[cell],
-            of_volumes[cell],
-            of_fixed_charge[cell],
-            of_valences[cell],
-            of_amounts[cell],
-            of_ends[cell],
+        _solve(nodes, few, (numbers.valences[cell], numbers.amounts[cell], c), closed, EXACT)
+        by_numbers(
+            cell, numbers, closed, held, nodes[STEP, :count], (potential[cell], c, by_phi, by_c), found
         )

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from .inputs import Numbers, pack_cells
 from .lanes import (
     LANES,
     absolute,
@@ -279,13 +280,7 @@ def _concentrations(work: Any, nodes: int, species: int) -> None:
 @kernel
 def rest(
     cells: Any,
-    permittivity: Any,
-    spacings: Any,
-    volumes: Any,
-    fixed_charge: Any,
-    valences: Any,
-    amounts: Any,
-    ends: Any,
+    numbers: Numbers,
     closed: bool,
     held: Any,
     warm: bool,
@@ -295,21 +290,21 @@ def rest(
     concentrations: Any,
     report: Any,
 ) -> None:
-    """Equilibria of the `cells` `(C,)` of a batch, with inputs and results `(B, ...)`.
+    """Equilibria of the `cells` `(C,)` of a batch, with results `(B, ...)`.
 
-    `ends` `(B, 7)`: potential, spring and charge of the left end, of the right end, and the potential of the bath.
     If `warm`, iterations start at `potential`. `report` `(B, 3)`: whether a cell converged, iterations, last change.
     """
-    nodes, species = volumes.shape[1], valences.shape[1]
+    nodes, species = numbers.volumes.shape[1], numbers.valences.shape[1]
     fields = SPECIES + species
     work = np.zeros(row_count(nodes, species) * LANES)
-    charged = np.any(fixed_charge != 0.0) or np.any(ends[:, 2] != 0.0) or np.any(ends[:, 5] != 0.0)
+    on_walls = np.any(numbers.ends[:, 2] != 0.0) or np.any(numbers.ends[:, 5] != 0.0)
+    charged = on_walls or np.any(numbers.fixed_charge != 0.0)
     outcome = np.empty(3 * LANES)
     group = np.empty(LANES, np.int64)
     for first in range(0, cells.size, LANES):
         for lane in range(LANES):
             group[lane] = cells[min(first + lane, cells.size - 1)]
-        _pack(work, group, permittivity, spacings, volumes, valences, amounts, ends, held)
+        _pack(work, group, numbers, held)
         if warm:
             for k in range(nodes):
                 for lane in range(LANES):
@@ -317,7 +312,7 @@ def rest(
         else:
             _start(work, nodes, species, closed, held)
         if charged:
-            _charge(work, group, volumes, fixed_charge, species, ends)
+            _charge(work, group, numbers)
         converged, iterations, change = relax(work, nodes, species, closed, held, tolerance, most)
         store(outcome, 0, where(converged, 1.0, 0.0))
         store(outcome, 1, iterations)
@@ -334,60 +329,42 @@ def rest(
 
 
 @kernel
-def _pack(
-    work: Any,
-    group: Any,
-    permittivity: Any,
-    spacings: Any,
-    volumes: Any,
-    valences: Any,
-    amounts: Any,
-    ends: Any,
-    held: Any,
-) -> None:
+def _pack(work: Any, group: Any, numbers: Numbers, held: Any) -> None:
     """Put the numbers of a group of cells side by side, without any charge but that of springs."""
-    nodes, species = volumes.shape[1], valences.shape[1]
+    nodes, species = numbers.volumes.shape[1], numbers.valences.shape[1]
     fields = SPECIES + species
     own = nodes * fields
-    varies = permittivity.shape[1] > 1
+    varies = numbers.permittivity.shape[1] > 1
     for k in range(nodes):
         base = k * fields * LANES
         for lane in range(LANES):
             cell = group[lane]
             work[base + POTENTIAL * LANES + lane] = 0.0
             work[base + FIXED * LANES + lane] = 0.0
-            work[base + VOLUME * LANES + lane] = volumes[cell, k]
+            work[base + VOLUME * LANES + lane] = numbers.volumes[cell, k]
             if k < nodes - 1:
-                stiffness = permittivity[cell, k * varies] / spacings[cell, k]
+                stiffness = numbers.permittivity[cell, k * varies] / numbers.spacings[cell, k]
                 work[base + STIFFNESS * LANES + lane] = stiffness
+    pack_cells(work, own, VALENCE, group, numbers, False)
     for lane in range(LANES):
-        cell = group[lane]
+        work[(own + BATH) * LANES + lane] = numbers.ends[group[lane], 6]
         for side in range(2):
-            level, spring = ends[cell, 3 * side], ends[cell, 3 * side + 1]
             if held[side * (nodes - 1)]:
-                work[side * (nodes - 1) * fields * LANES + lane] = level
-            work[(own + 2 * side) * LANES + lane] = spring
-            work[(own + 2 * side + 1) * LANES + lane] = spring * level
-        work[(own + BATH) * LANES + lane] = ends[cell, 6]
-        for s in range(species):
-            work[(own + VALENCE + s) * LANES + lane] = valences[cell, s]
-            work[(own + VALENCE + species + s) * LANES + lane] = amounts[cell, s]
+                row = side * (nodes - 1) * fields + POTENTIAL
+                work[row * LANES + lane] = numbers.ends[group[lane], 3 * side]
 
 
 @kernel
-def _charge(work: Any, group: Any, volumes: Any, fixed_charge: Any, species: int, ends: Any) -> None:
-    """Add the charges that are given, in the electrolyte and on walls."""
-    nodes = volumes.shape[1]
-    fields = SPECIES + species
-    varies = fixed_charge.shape[1] > 1
+def _charge(work: Any, group: Any, numbers: Numbers) -> None:
+    """Put the charges that are given, in the electrolyte and on walls."""
+    nodes = numbers.volumes.shape[1]
+    fields = SPECIES + numbers.valences.shape[1]
+    varies = numbers.fixed_charge.shape[1] > 1
     for k in range(nodes):
         for lane in range(LANES):
-            fixed = volumes[group[lane], k] * fixed_charge[group[lane], k * varies]
+            fixed = numbers.volumes[group[lane], k] * numbers.fixed_charge[group[lane], k * varies]
             work[(k * fields + FIXED) * LANES + lane] = fixed
-    for side in range(2):
-        row = nodes * fields + 2 * side + 1
-        for lane in range(LANES):
-            work[row * LANES + lane] += ends[group[lane], 3 * side + 2]
+    pack_cells(work, nodes * fields, VALENCE, group, numbers, True)
 
 
 @kernel
@@ -419,32 +396,20 @@ def _start(work: Any, nodes: int, species: int, closed: bool, held: Any) -> None
 @kernel
 def rest_adjoint(
     cells: Any,
-    permittivity: Any,
-    spacings: Any,
-    volumes: Any,
-    fixed_charge: Any,
-    valences: Any,
-    amounts: Any,
-    ends: Any,
+    numbers: Numbers,
     closed: bool,
     held: Any,
     potential: Any,
     concentrations: Any,
-    by_phi: Any,
-    by_c: Any,
-    of_permittivity: Any,
-    of_spacings: Any,
-    of_volumes: Any,
-    of_fixed_charge: Any,
-    of_valences: Any,
-    of_amounts: Any,
-    of_ends: Any,
+    by_potential: Any,
+    by_concentrations: Any,
+    found: Numbers,
 ) -> None:
     r"""Derivatives of a number with respect to all inputs of :func:`rest`, from those `by` its results.
 
     With :math:`H\lambda = \bar\phi`, the total derivative by the potential, one solve serves all of them.
     """
-    nodes, species = volumes.shape[1], valences.shape[1]
+    nodes, species = numbers.volumes.shape[1], numbers.valences.shape[1]
     fields = SPECIES + species
     own = nodes * fields
     work = np.zeros(row_count(nodes, species) * LANES)
@@ -453,27 +418,18 @@ def rest_adjoint(
     totals, multipliers = np.empty((LANES, nodes)), np.empty((LANES, nodes))
     for first in range(0, cells.size, LANES):
         for lane in range(LANES):
-            group[lane] = cells[min(first + lane, cells.size - 1)]
-        _pack(work, group, permittivity, spacings, volumes, valences, amounts, ends, held)
-        for lane in range(LANES):
-            cell = group[lane]
-            by_potential(
-                totals[lane],
-                closed,
-                volumes[cell],
-                valences[cell],
-                amounts[cell],
-                concentrations[cell],
-                by_phi[cell],
-                by_c[cell],
-            )
+            cell = cells[min(first + lane, cells.size - 1)]
+            group[lane] = cell
+            c, by_c = concentrations[cell], by_concentrations[cell]
+            total_by_potential(totals[lane], cell, numbers, closed, c, by_potential[cell], by_c)
+        _pack(work, group, numbers, held)
         for k in range(nodes):
             base = k * fields * LANES
             for lane in range(LANES):
                 work[base + RHS * LANES + lane] = totals[lane, k]
             for s in range(species):
                 for lane in range(LANES):
-                    amount = volumes[group[lane], k] * concentrations[group[lane], s, k]
+                    amount = numbers.volumes[group[lane], k] * concentrations[group[lane], s, k]
                     work[base + (SPECIES + s) * LANES + lane] = amount
         for s in range(species):
             store(work, own + VALENCE + 3 * species + s, splat(1.0))
@@ -484,68 +440,40 @@ def rest_adjoint(
                 multipliers[lane, k] = work[(k * fields + STEP) * LANES + lane]
         for lane in range(min(LANES, cells.size - first)):
             cell = group[lane]
-            by_inputs(
-                multipliers[lane],
-                closed,
-                held,
-                permittivity[cell],
-                spacings[cell],
-                volumes[cell],
-                fixed_charge[cell],
-                valences[cell],
-                amounts[cell],
-                ends[cell],
-                potential[cell],
-                concentrations[cell],
-                by_phi[cell],
-                by_c[cell],
-                of_permittivity[cell],
-                of_spacings[cell],
-                of_volumes[cell],
-                of_fixed_charge[cell],
-                of_valences[cell],
-                of_amounts[cell],
-                of_ends[cell],
-            )
+            c, by_c = concentrations[cell], by_concentrations[cell]
+            state = potential[cell], c, by_potential[cell], by_c
+            by_numbers(cell, numbers, closed, held, multipliers[lane], state, found)
 
 
 @kernel
-def by_potential(
-    total: Any, closed: bool, volumes: Any, valences: Any, amounts: Any, c: Any, by_phi: Any, by_c: Any
+def total_by_potential(
+    total: Any, cell: int, numbers: Numbers, closed: bool, c: Any, by_phi: Any, by_c: Any
 ) -> None:
     """Total derivative by the potential of one cell: its own and through Boltzmann's factors."""
+    valences, volumes = numbers.valences[cell], numbers.volumes[cell]
     total[:] = by_phi
     for s in range(valences.size):
-        share = scalar_product(c[s], by_c[s]) / amounts[s] if closed else 0.0
+        share = scalar_product(c[s], by_c[s]) / numbers.amounts[cell, s] if closed else 0.0
         for k in range(total.size):
             total[k] += valences[s] * c[s, k] * (share * volumes[k] - by_c[s, k])
 
 
 @kernel
-def by_inputs(
-    multiplier: Any,
-    closed: bool,
-    held: Any,
-    permittivity: Any,
-    spacings: Any,
-    volumes: Any,
-    fixed_charge: Any,
-    valences: Any,
-    amounts: Any,
-    ends: Any,
-    phi: Any,
-    c: Any,
-    by_phi: Any,
-    by_c: Any,
-    of_permittivity: Any,
-    of_spacings: Any,
-    of_volumes: Any,
-    of_fixed_charge: Any,
-    of_valences: Any,
-    of_amounts: Any,
-    of_ends: Any,
+def by_numbers(
+    cell: int, numbers: Numbers, closed: bool, held: Any, multiplier: Any, state: Any, found: Numbers
 ) -> None:
-    """Derivatives by all inputs of one cell, from its multipliers."""
+    """Derivatives by all numbers of one cell, from its multipliers and its state with what is `by` that."""
+    phi, c, by_phi, by_c = state
+    spacings, volumes, ends = numbers.spacings[cell], numbers.volumes[cell], numbers.ends[cell]
+    permittivity, fixed_charge = numbers.permittivity[cell], numbers.fixed_charge[cell]
+    valences, amounts = numbers.valences[cell], numbers.amounts[cell]
+    of_permittivity, of_spacings, of_volumes = (
+        found.permittivity[cell],
+        found.spacings[cell],
+        found.volumes[cell],
+    )
+    of_fixed_charge, of_valences = found.fixed_charge[cell], found.valences[cell]
+    of_amounts, of_ends = found.amounts[cell], found.ends[cell]
     nodes = phi.size
     of_permittivity[:] = 0.0
     of_fixed_charge[:] = 0.0

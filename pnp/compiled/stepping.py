@@ -11,12 +11,15 @@ rounding in steps of a diffusion time; a cell that loses more is left to the sol
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..solvers.step_size import PER_OCTAVE
+from ..solvers.newton import KEEP_AT_LEAST, NEGLIGIBLE
+from ..solvers.step_size import PER_OCTAVE, SMALLEST_STEP
+from ..solvers.time_step import ERROR, GAMMA, SPAN
 from .bernoulli import bernoulli
+from .inputs import Numbers, pack_cells
 from .lanes import (
     LANES,
     absolute,
@@ -37,22 +40,43 @@ STIFFNESS, VOLUME, FIXED, POTENTIAL, BEFORE, TREND, CONCENTRATIONS = range(7)
 same at the start of the step, its rate of change in the last step; from there on, for every species: concentration,
 at the start of the step, known part of the stage, rate at the start and in the middle, mobility over the spacing to
 the right; then S + 1 rows of y and a square matrix X."""
-LEFT_SPRING, LEFT_CHARGE, RIGHT_SPRING, RIGHT_CHARGE, STAGE, LENGTH, EXPLICIT, WEIGHT, ERROR, VALENCE = range(
-    10
-)
-"""Rows of a cell, after its nodes: the ends as in :mod:`pnp.compiled.resting`; implicit and whole length of the step,
-explicit length of its first stage, weight of the middle in the second, error; then valences, amounts, largest
+(
+    LEFT_SPRING,
+    LEFT_CHARGE,
+    RIGHT_SPRING,
+    RIGHT_CHARGE,
+    STAGE,
+    LENGTH,
+    EXPLICIT,
+    WEIGHT,
+    ACTIVE,
+    BY_EULER,
+    NORM,
+    ITERATIONS,
+    CONVERGED,
+    VALENCE,
+) = range(14)
+"""Rows of a cell, after its nodes: the ends as :func:`pnp.compiled.inputs.pack_cells` puts them; implicit and whole
+length of the step, explicit length of its first stage, weight of the middle in the second, whether there is a step to
+take and by which method; norm of its error, iterations and whether they converged; then valences, amounts, largest
 concentrations, and the equations of one node."""
-KEEP_AT_LEAST, NEGLIGIBLE = 0.1, 1e-14
-CONVERGED, MOST_ITERATIONS = 1e-7, 15
+SETTLED, MOST_ITERATIONS = 1e-7, 15
 """Of the largest relative change that is left; and most iterations of a stage."""
 LOST = 1e-10
 """Relative error of an amount at which a step is refused."""
-GAMMA = 2 - math.sqrt(2)
-SPAN = GAMMA * (2 - GAMMA)
-THIRD = (-3 * GAMMA**2 + 4 * GAMMA - 2) / (6 * (2 - GAMMA))
-SMALLEST_STEP = 1e-16
-DONE, STUCK, SPENT = 0, 1, 2
+STUCK, SPENT = 1, 2
+"""Why a cell was left: its steps became too small, or too many."""
+
+
+class Steps(NamedTuple):
+    """Where the cells of a group stand, `(LANES,)` each."""
+
+    time: Any
+    next: Any  # length of the next step
+    taken: Any  # length of the one that is tried
+    euler: Any  # whether it is by backward Euler
+    running: Any  # whether there is further to go
+    reached: Any  # how many outputs lie behind
 
 
 @inlined
@@ -364,7 +388,7 @@ def _stage(work: Any, nodes: int, species: int, held: Any, baths: Any, active: A
         moved, limited = _sweep_up(work, nodes, species, active)
         iterations = where(active, iterations + 1.0, iterations)
         # What the next iteration would change is less by at least the factor that this one changed less.
-        done = active & ~limited & (moved * smallest(moved / before, 1.0) < CONVERGED)
+        done = active & ~limited & (moved * smallest(moved / before, 1.0) < SETTLED)
         before = moved
         converged = converged | done
         # A comparison with NaN does not hold.
@@ -451,7 +475,7 @@ def _end(work: Any, nodes: int, species: int, baths: Any, euler: Any) -> None:
             if baths[k]:
                 end = splat(0.0)
             store(work, at + 2 * species, end)
-            third = THIRD * (start / GAMMA - middle / (GAMMA * (1 - GAMMA)) + end / (1 - GAMMA))
+            third = ERROR * (start / GAMMA - middle / (GAMMA * (1 - GAMMA)) + end / (1 - GAMMA))
             second = 0.5 * (GAMMA * (middle - start) + (1 - GAMMA) * (end - middle))
             store(work, base + y + s, volume * length * where(euler, second, third))
         store(work, base + y + species, splat(0.0))
@@ -522,14 +546,8 @@ def _accept(work: Any, nodes: int, species: int, accepted: Any) -> None:
 @kernel
 def march(
     cells: Any,
-    permittivity: Any,
-    spacings: Any,
-    volumes: Any,
-    fixed_charge: Any,
-    valences: Any,
+    numbers: Numbers,
     diffusivities: Any,
-    amounts: Any,
-    ends: Any,
     closed: bool,
     held: Any,
     baths: Any,
@@ -543,179 +561,198 @@ def march(
     concentrations: Any,
     report: Any,
 ) -> None:
-    """Transients of the `cells` `(C,)` of a batch, with inputs and results `(B, ...)`.
+    """Transients of the `cells` `(C,)` of a batch, with results `(B, ...)`.
 
     `outputs` `(B, T)` are the times to stop at; `control` is relative and absolute tolerance, safety, shrink and
     grow. `report` `(B, 5)`: status, time, iterations, accepted and rejected steps.
     """
-    nodes, species = volumes.shape[1], valences.shape[1]
-    count = outputs.shape[1]
-    fields = _rows_of_node(species)
-    own = nodes * fields
+    nodes, species = numbers.volumes.shape[1], numbers.valences.shape[1]
     work = np.zeros(_row_count(nodes, species) * LANES)
-    norms, spent, flags = np.empty(LANES), np.empty(LANES), np.empty(3 * LANES)
     group = np.empty(LANES, np.int64)
-    time, step, taken = np.empty(LANES), np.empty(LANES), np.empty(LANES)
-    euler, running = np.empty(LANES, np.bool_), np.empty(LANES, np.bool_)
-    reached = np.empty(LANES, np.int64)
+    steps = Steps(
+        np.empty(LANES),
+        np.empty(LANES),
+        np.empty(LANES),
+        np.empty(LANES, np.bool_),
+        np.empty(LANES, np.bool_),
+        np.empty(LANES, np.int64),
+    )
     for first in range(0, cells.size, LANES):
         present = min(LANES, cells.size - first)
         for lane in range(LANES):
             group[lane] = cells[first + min(lane, present - 1)]
-        _pack(
-            work, group, permittivity, spacings, volumes, fixed_charge, valences, diffusivities, amounts, ends
-        )
-        for lane in range(LANES):
+            steps.time[lane], steps.next[lane], steps.reached[lane] = 0.0, first_steps[group[lane]], 0
+            steps.euler[lane], steps.running[lane] = True, lane < present
+        _pack(work, group, numbers, diffusivities)
+        _put_start(work, group, start_potential, start_concentrations)
+        for lane in range(present):
             cell = group[lane]
-            for k in range(nodes):
-                work[(k * fields + TREND) * LANES + lane] = 0.0
-                work[(k * fields + POTENTIAL) * LANES + lane] = start_potential[cell, k]
-                work[(k * fields + BEFORE) * LANES + lane] = start_potential[cell, k]
-                for s in range(species):
-                    c = start_concentrations[cell, s, k]
-                    work[(k * fields + CONCENTRATIONS + s) * LANES + lane] = c
-                    work[(k * fields + CONCENTRATIONS + species + s) * LANES + lane] = c
-            time[lane], step[lane], reached[lane] = 0.0, first_steps[cell], 0
-            euler[lane], running[lane] = True, lane < present
-            if lane < present:
-                report[cell, :] = 0.0
-                if outputs[cell, 0] == 0.0:
-                    _record(work, fields, lane, potential[cell, 0], concentrations[cell, 0])
-                    reached[lane] = 1
-                running[lane] = reached[lane] < count
+            report[cell, :] = 0.0
+            if outputs[cell, 0] == 0.0:
+                _record(work, lane, potential[cell, 0], concentrations[cell, 0])
+                steps.reached[lane] = 1
+                steps.running[lane] = outputs.shape[1] > 1
         _first_rates(work, nodes, species, baths)
-        while np.any(running):
-            for lane in range(LANES):
-                remaining = 1e300
-                if running[lane]:
-                    remaining = outputs[group[lane], reached[lane]] - time[lane]
-                taken[lane] = step[lane]
-                # Either all of what remains, or half of it, rather than a sliver at the end.
-                if step[lane] >= remaining * (1 - 1e-12):
-                    taken[lane] = remaining
-                elif step[lane] >= 0.5 * remaining:
-                    taken[lane] = 0.5 * remaining
-                length, is_euler = taken[lane], euler[lane]
-                work[(own + LENGTH) * LANES + lane] = length
-                work[(own + STAGE) * LANES + lane] = length * (GAMMA if is_euler else GAMMA / 2)
-                work[(own + EXPLICIT) * LANES + lane] = 0.0 if is_euler else length * GAMMA / 2
-                work[(own + WEIGHT) * LANES + lane] = 1.0 if is_euler else 1 / SPAN
-                flags[lane] = 1.0 if running[lane] else 0.0
-                flags[LANES + lane] = 1.0 if is_euler else 0.0
-            active, by_euler = load(flags, 0) > 0.0, load(flags, 1) > 0.0
-            _begin_first(work, nodes, species, held)
-            converged, iterations = _stage(work, nodes, species, held, baths, active)
-            _begin_second(work, nodes, species, held, baths)
-            shorter = load(work, own + LENGTH) * (1 - GAMMA)
-            store(work, own + STAGE, where(by_euler, shorter, load(work, own + STAGE)))
-            converged, more = _stage(work, nodes, species, held, baths, converged)
-            _end(work, nodes, species, baths, by_euler)
-            if closed:
-                converged = converged & (_restore_amounts(work, nodes, species) < LOST)
-            if species == 2:
-                _sweep_down_salt(work, nodes, held, baths, True)
-            else:
-                _sweep_down(work, nodes, species, held, baths, True)
-            norm = _error_norm(work, nodes, species, control[0], control[1])
-            accepted = converged & (norm <= 1.0)
-            store(norms, 0, norm)
-            store(spent, 0, iterations + more)
-            store(flags, 2, where(converged, 1.0, 0.0))
-            _accept(work, nodes, species, accepted)
+        while np.any(steps.running):
+            _choose(work, nodes, species, group, outputs, steps)
+            _try(work, nodes, species, closed, held, baths, control)
             for lane in range(present):
-                if not running[lane]:
-                    continue
-                cell, length = group[lane], taken[lane]
-                norm_here = norms[lane]
-                failed = flags[2 * LANES + lane] == 0.0 or not math.isfinite(norm_here)
-                good = not failed and norm_here <= 1.0
-                report[cell, 2] += spent[lane]
-                power = -1.0 / (2.0 if euler[lane] else 3.0)
-                factor = control[2] * max(1.0 if failed else norm_here, 1e-12) ** power
-                factor = 2.0 ** (math.floor(math.log2(factor) * PER_OCTAVE) / PER_OCTAVE)
-                factor = min(max(factor, control[3]), control[4])
-                proposed = length * factor
-                if good:
-                    report[cell, 3] += 1
-                    target = outputs[cell, reached[lane]]
-                    if length == target - time[lane]:
-                        time[lane] = target
-                        _record(
-                            work,
-                            fields,
-                            lane,
-                            potential[cell, reached[lane]],
-                            concentrations[cell, reached[lane]],
-                        )
-                        reached[lane] += 1
-                    else:
-                        time[lane] += length
-                    # A step cut short to land on an output time does not hold back the next one.
-                    step[lane] = max(proposed, step[lane]) if factor >= 1.0 else proposed
-                    euler[lane] = False
-                else:
-                    report[cell, 4] += 1
-                    if failed:
-                        # Without a positive solution: the same step by backward Euler, then a shorter one.
-                        step[lane] = length * control[3] if euler[lane] else length
-                        euler[lane] = True
-                    else:
-                        step[lane] = proposed
-                report[cell, 1] = time[lane]
-                if reached[lane] == count:
-                    running[lane] = False
-                elif step[lane] < SMALLEST_STEP * max(time[lane], 1e-6):
-                    report[cell, 0], running[lane] = STUCK, False
-                elif report[cell, 3] + report[cell, 4] >= most:
-                    report[cell, 0], running[lane] = SPENT, False
+                if steps.running[lane]:
+                    cell = group[lane]
+                    arrived = _judge(work, nodes, species, lane, outputs[cell], control, steps, report[cell])
+                    if arrived:
+                        index = steps.reached[lane] - 1
+                        _record(work, lane, potential[cell, index], concentrations[cell, index])
+                    _stop(lane, outputs.shape[1], most, steps, report[cell])
 
 
 @kernel
-def _record(work: Any, fields: int, lane: int, potential: Any, concentrations: Any) -> None:
+def _choose(work: Any, nodes: int, species: int, group: Any, outputs: Any, steps: Steps) -> None:
+    """How long the step is that every cell tries."""
+    own = nodes * _rows_of_node(species)
+    for lane in range(LANES):
+        running, euler, length = steps.running[lane], steps.euler[lane], steps.next[lane]
+        if running:
+            remaining = outputs[group[lane], steps.reached[lane]] - steps.time[lane]
+            # Either all of what remains, or half of it, rather than a sliver at the end.
+            if length >= remaining * (1 - 1e-12):
+                length = remaining
+            elif length >= 0.5 * remaining:
+                length = 0.5 * remaining
+        steps.taken[lane] = length
+        work[(own + LENGTH) * LANES + lane] = length
+        work[(own + STAGE) * LANES + lane] = length * (GAMMA if euler else GAMMA / 2)
+        work[(own + EXPLICIT) * LANES + lane] = 0.0 if euler else length * GAMMA / 2
+        work[(own + WEIGHT) * LANES + lane] = 1.0 if euler else 1 / SPAN
+        work[(own + ACTIVE) * LANES + lane] = 1.0 if running else 0.0
+        work[(own + BY_EULER) * LANES + lane] = 1.0 if euler else 0.0
+
+
+@kernel
+def _try(work: Any, nodes: int, species: int, closed: bool, held: Any, baths: Any, control: Any) -> None:
+    """Take a step with every cell that is active, and go on from its end where its error is small enough."""
+    own = nodes * _rows_of_node(species)
+    active, euler = load(work, own + ACTIVE) > 0.0, load(work, own + BY_EULER) > 0.0
+    _begin_first(work, nodes, species, held)
+    converged, iterations = _stage(work, nodes, species, held, baths, active)
+    _begin_second(work, nodes, species, held, baths)
+    shorter = load(work, own + LENGTH) * (1 - GAMMA)
+    store(work, own + STAGE, where(euler, shorter, load(work, own + STAGE)))
+    converged, more = _stage(work, nodes, species, held, baths, converged)
+    _end(work, nodes, species, baths, euler)
+    if closed:
+        converged = converged & (_restore_amounts(work, nodes, species) < LOST)
+    if species == 2:
+        _sweep_down_salt(work, nodes, held, baths, True)
+    else:
+        _sweep_down(work, nodes, species, held, baths, True)
+    norm = _error_norm(work, nodes, species, control[0], control[1])
+    _accept(work, nodes, species, converged & (norm <= 1.0))
+    store(work, own + NORM, norm)
+    store(work, own + ITERATIONS, iterations + more)
+    store(work, own + CONVERGED, where(converged, 1.0, 0.0))
+
+
+@kernel
+def _judge(
+    work: Any,
+    nodes: int,
+    species: int,
+    lane: int,
+    outputs: Any,
+    control: Any,
+    steps: Steps,
+    report: Any,
+) -> bool:
+    """What comes of the step of one cell, as in :mod:`pnp.solvers.transient`; whether it arrived at an output."""
+    own = nodes * _rows_of_node(species)
+    norm = work[(own + NORM) * LANES + lane]
+    failed = work[(own + CONVERGED) * LANES + lane] == 0.0 or not math.isfinite(norm)
+    length, euler = steps.taken[lane], steps.euler[lane]
+    report[2] += work[(own + ITERATIONS) * LANES + lane]
+    if failed:
+        report[4] += 1
+        # Without a positive solution: the same step by backward Euler, then a shorter one.
+        steps.next[lane] = length * control[3] if euler else length
+        steps.euler[lane] = True
+        return False
+    factor = control[2] * max(norm, 1e-12) ** (-1.0 / (2.0 if euler else 3.0))
+    factor = 2.0 ** (math.floor(math.log2(factor) * PER_OCTAVE) / PER_OCTAVE)
+    factor = min(max(factor, control[3]), control[4])
+    if not norm <= 1.0:
+        report[4] += 1
+        steps.next[lane] = length * factor
+        return False
+    report[3] += 1
+    # A step cut short to land on an output time does not hold back the next one.
+    steps.next[lane] = max(length * factor, steps.next[lane]) if factor >= 1.0 else length * factor
+    steps.euler[lane] = False
+    target = outputs[steps.reached[lane]]
+    arrived = length == target - steps.time[lane]
+    steps.time[lane] = target if arrived else steps.time[lane] + length
+    steps.reached[lane] += arrived
+    return arrived
+
+
+@kernel
+def _stop(lane: int, count: int, most: int, steps: Steps, report: Any) -> None:
+    """Leave a cell that has arrived at the last output, or cannot."""
+    report[1] = steps.time[lane]
+    if steps.reached[lane] == count:
+        steps.running[lane] = False
+    elif steps.next[lane] < SMALLEST_STEP * max(steps.time[lane], 1e-6):
+        report[0], steps.running[lane] = STUCK, False
+    elif report[3] + report[4] >= most:
+        report[0], steps.running[lane] = SPENT, False
+
+
+@kernel
+def _record(work: Any, lane: int, potential: Any, concentrations: Any) -> None:
     """Copy the state of one cell."""
+    species = concentrations.shape[0]
+    fields = _rows_of_node(species)
     for k in range(potential.size):
         potential[k] = work[(k * fields + POTENTIAL) * LANES + lane]
-        for s in range(concentrations.shape[0]):
+        for s in range(species):
             concentrations[s, k] = work[(k * fields + CONCENTRATIONS + s) * LANES + lane]
 
 
 @kernel
-def _pack(
-    work: Any,
-    group: Any,
-    permittivity: Any,
-    spacings: Any,
-    volumes: Any,
-    fixed_charge: Any,
-    valences: Any,
-    diffusivities: Any,
-    amounts: Any,
-    ends: Any,
-) -> None:
-    """Put the numbers of a group of cells side by side."""
-    nodes, species = volumes.shape[1], valences.shape[1]
+def _put_start(work: Any, group: Any, potential: Any, concentrations: Any) -> None:
+    """The states at the start, which change in no known way."""
+    species, nodes = concentrations.shape[1:]
     fields = _rows_of_node(species)
-    own = nodes * fields
-    material, charged = int(permittivity.shape[1] > 1), int(fixed_charge.shape[1] > 1)
+    for k in range(nodes):
+        base = k * fields * LANES
+        for lane in range(LANES):
+            cell = group[lane]
+            work[base + TREND * LANES + lane] = 0.0
+            work[base + POTENTIAL * LANES + lane] = potential[cell, k]
+            work[base + BEFORE * LANES + lane] = potential[cell, k]
+            for s in range(species):
+                c = concentrations[cell, s, k]
+                work[base + (CONCENTRATIONS + s) * LANES + lane] = c
+                work[base + (CONCENTRATIONS + species + s) * LANES + lane] = c
+
+
+@kernel
+def _pack(work: Any, group: Any, numbers: Numbers, diffusivities: Any) -> None:
+    """Put the numbers of a group of cells side by side."""
+    nodes, species = numbers.volumes.shape[1], numbers.valences.shape[1]
+    fields = _rows_of_node(species)
+    material, charged = int(numbers.permittivity.shape[1] > 1), int(numbers.fixed_charge.shape[1] > 1)
     each, place = int(diffusivities.shape[1] > 1), int(diffusivities.shape[2] > 1)
     for k in range(nodes):
         base = k * fields * LANES
         for lane in range(LANES):
             cell = group[lane]
-            work[base + VOLUME * LANES + lane] = volumes[cell, k]
-            work[base + FIXED * LANES + lane] = volumes[cell, k] * fixed_charge[cell, k * charged]
+            volume = numbers.volumes[cell, k]
+            work[base + VOLUME * LANES + lane] = volume
+            work[base + FIXED * LANES + lane] = volume * numbers.fixed_charge[cell, k * charged]
             if k < nodes - 1:
-                inverse = 1.0 / spacings[cell, k]
-                work[base + STIFFNESS * LANES + lane] = permittivity[cell, k * material] * inverse
+                inverse = 1.0 / numbers.spacings[cell, k]
+                work[base + STIFFNESS * LANES + lane] = numbers.permittivity[cell, k * material] * inverse
                 for s in range(species):
                     mobility = diffusivities[cell, s * each, k * place] * inverse
                     work[base + (CONCENTRATIONS + 5 * species + s) * LANES + lane] = mobility
-    for lane in range(LANES):
-        cell = group[lane]
-        for side in range(2):
-            level, spring, charge = ends[cell, 3 * side], ends[cell, 3 * side + 1], ends[cell, 3 * side + 2]
-            work[(own + 2 * side) * LANES + lane] = spring
-            work[(own + 2 * side + 1) * LANES + lane] = spring * level + charge
-        for s in range(species):
-            work[(own + VALENCE + s) * LANES + lane] = valences[cell, s]
-            work[(own + VALENCE + species + s) * LANES + lane] = amounts[cell, s]
+    pack_cells(work, nodes * fields, VALENCE, group, numbers, True)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+SMALLEST_STEP = 1e-16
+"""Over the time that was reached; shorter steps would not change it."""
 PER_OCTAVE = 16
 """Steps change by whole sixteenths of an octave, so that rounding, which differs between solvers and processors, does
 not change them."""

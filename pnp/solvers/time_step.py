@@ -33,8 +33,8 @@ from .linear import Factorisation, factorise, pin_amounts, pinned_imbalance
 from .newton import Newton, newton
 
 GAMMA = 2 - math.sqrt(2)
-_SPAN = GAMMA * (2 - GAMMA)
-_ERROR = (-3 * GAMMA**2 + 4 * GAMMA - 2) / (6 * (2 - GAMMA))
+SPAN = GAMMA * (2 - GAMMA)
+ERROR = (-3 * GAMMA**2 + 4 * GAMMA - 2) / (6 * (2 - GAMMA))
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +99,7 @@ class Step(Batched):
     def second_stage(self, middle: State) -> StageProblem:
         """The equations for the state at the end."""
         tau = self.length * self._either(1 - GAMMA, GAMMA / 2)
-        weight = self._either(1.0, 1 / _SPAN)[:, None, None]
+        weight = self._either(1.0, 1 / SPAN)[:, None, None]
         known = weight * middle.concentrations + (1 - weight) * self.state.concentrations
         weight = weight[..., 0]
         charges = weight * metal_charges(self.system, middle) + (1 - weight) * metal_charges(
@@ -238,6 +238,6 @@ def charging_rates(system: System, state: State) -> Tensor:
 def _error(step: Tensor, euler: Tensor, start: Tensor, middle: Tensor, end: Tensor) -> Tensor:
     """Local error of the concentrations from the rates at start, middle and end of the step."""
     dt = step[:, None, None]
-    third = _ERROR * dt * (start / GAMMA - middle / (GAMMA * (1 - GAMMA)) + end / (1 - GAMMA))
+    third = ERROR * dt * (start / GAMMA - middle / (GAMMA * (1 - GAMMA)) + end / (1 - GAMMA))
     second = dt / 2 * (GAMMA * (middle - start) + (1 - GAMMA) * (end - middle))
     return torch.where(euler[:, None, None], second, third)

@@ -20,13 +20,12 @@ from .newton import Newton
 from .schedule import Schedule, Stops
 from .start import check_initial, poisson_potential, scaled_state, with_baths, with_pressure
 from .steady import DEFAULT_NODES
-from .step_size import StepControl
+from .step_size import SMALLEST_STEP, StepControl
 from .time_step import GAMMA, Step, StepResult, debye_time, take_step, trace_step
 
 STEP_NEWTON = Newton(max_iterations=25, tolerance=1e-6)
 FIRST_STEP = 1e-3
 """First step in units of the Debye time; error control takes over from there."""
-SMALLEST_STEP = 1e-16
 
 
 def solve_transient(
