@@ -365,8 +365,8 @@ def one_step_per_time() -> Iterator[None]:
     """One step from each time to the next, so that nothing depends on the parameters but the solution."""
     with (
         compiled.torch_only(),  # kernels have step control of their own
-        patch("pnp.solvers.transient.FIRST_STEP", 1e30),
-        patch("pnp.solvers.transient.STEP_NEWTON", Newton(tolerance=1e-9)),
+        patch("pnp.solvers.integration.FIRST_STEP", 1e30),
+        patch("pnp.solvers.integration.STEP_NEWTON", Newton(tolerance=1e-9)),
         patch.object(StepControl, "error_norm", lambda self, error, c: torch.full_like(c[:, 0, 0], 0.5)),
     ):
         yield

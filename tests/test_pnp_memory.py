@@ -159,7 +159,7 @@ def test_rejected_steps_keep_nothing():
     norms = patch.object(
         StepControl, "error_norm", lambda _, e, c: torch.full_like(c[:, 0, 0], next(answers))
     )
-    first = patch("pnp.solvers.transient.FIRST_STEP", 0.1)
+    first = patch("pnp.solvers.integration.FIRST_STEP", 0.1)
     kept, steps = [], []
     for time in (0.01, 0.1):
 
@@ -243,5 +243,5 @@ def test_the_bound_sees_jacobians():
         middle = attach_gradient(step.first_stage(), taken.middle)
         return attach_gradient(step.second_stage(middle), taken.end)
 
-    with patch("pnp.solvers.transient.trace_step", traced):
+    with patch("pnp.solvers.integration.trace_step", traced):
         assert states_a_step(lambda: canonical(101)) > 5 * FEW_STATES

@@ -664,7 +664,7 @@ def _judge(
     steps: Steps,
     report: Any,
 ) -> bool:
-    """What comes of the step of one cell, as in :mod:`pnp.solvers.transient`; whether it arrived at an output."""
+    """What comes of the step of one cell, as in :mod:`pnp.solvers.integration`; whether it arrived at an output."""
     own = nodes * _rows_of_node(species)
     norm = work[(own + NORM) * LANES + lane]
     failed = work[(own + CONVERGED) * LANES + lane] == 0.0 or not math.isfinite(norm)

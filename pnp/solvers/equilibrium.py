@@ -44,6 +44,7 @@ from .newton import Newton, NewtonResult
 from .start import check_initial, laplace_potential, scaled_state, with_pressure
 
 DEFAULT_NODES = 201
+"""Odd, so that every other node is a grid too."""
 SUFFICIENT_DECREASE = 1e-4
 MOST_HALVINGS = 40
 LONGEST_STEP = 10.0

@@ -14,6 +14,7 @@ from ..scaling import Scales, scale
 from ..solution import Solution
 from ..system import State, System
 from .equilibrium import (
+    DEFAULT_NODES,
     boltzmann,
     compiled_equilibrium,
     equilibrium_gradient,
@@ -28,8 +29,6 @@ from .newton import NEGLIGIBLE, Newton, NewtonResult, newton
 from .pseudo_time import newton_after_settling
 from .start import start_state
 
-DEFAULT_NODES = 201
-"""Odd, so that every other node is a grid too."""
 AT_REST = 1e-6
 """Largest difference of an electrochemical potential, in thermal voltages, that counts as equilibrium."""
 
