@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import fusion
 import pnp
-from fusion.transport import channel_cell, equilibrate, gates
+from fusion.grounded.transport import channel_cell, equilibrate, gates
 from tests import reference, sweep
 from tests.problems import MEMBRANE, Canonical, DebyeHueckel, GouyChapman, SaltDiffusion
 from tests.spectral import SpectralCell, two_sided

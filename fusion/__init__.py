@@ -6,22 +6,22 @@
 baselines are layers of one interface; :func:`train`, :func:`evaluate` and :func:`compare` use them.
 """
 
-from .baselines import Concatenation, LateFusion, Sum
-from .cell_gmf import CellGMF
-from .comparison import Comparison, compare
-from .datasets import digits_two_views, shared_private
-from .evaluation import evaluate
-from .feature_file import load_features, save_features
-from .features import Features
-from .gmf import GMF
-from .layer import Fused, FusionLayer
+from .data.datasets import digits_two_views, shared_private
+from .data.feature_file import load_features, save_features
+from .data.features import Features
+from .evaluation.comparison import Comparison, compare
+from .evaluation.scores import evaluate
+from .grounded.subspaces import Channels, Subspaces, dissociate
+from .grounded.transport import channel_cell, migrate
+from .layers.cell_gmf import CellGMF
+from .layers.gmf import GMF
+from .layers.layer import Fused, FusionLayer
+from .layers.plain import Concatenation, LateFusion, Sum
+from .layers.registry import LAYERS, find_layer
 from .model import FusionModel, Prediction
-from .recipe import Recipe
-from .registry import LAYERS, find_layer
-from .run import Run, load_run
-from .subspaces import Channels, Subspaces, dissociate
-from .training import train
-from .transport import channel_cell, migrate
+from .training.loop import train
+from .training.recipe import Recipe
+from .training.run import Run, load_run
 
 __all__ = [
     "GMF",

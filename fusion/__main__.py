@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help should not
-    from .evaluation import Scores
-    from .features import Features
-    from .recipe import Recipe
+    from .data.features import Features
+    from .evaluation.scores import Scores
+    from .training.recipe import Recipe
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,8 +55,8 @@ def _add_train(commands: Any) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from .evaluation import evaluate
-    from .training import train
+    from .evaluation.scores import evaluate
+    from .training.loop import train
 
     features = _features(options)
     run = train(options.layer, features, recipe=_recipe(options), seed=options.seed, out=options.out)
@@ -81,8 +81,8 @@ def _add_evaluate(commands: Any) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from .evaluation import evaluate
-    from .run import load_run
+    from .evaluation.scores import evaluate
+    from .training.run import load_run
 
     run = load_run(options.folder)
     features = _features(options, list(run.dims))
@@ -106,7 +106,7 @@ def _add_compare(commands: Any) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from .comparison import compare
+    from .evaluation.comparison import compare
 
     found = compare(_features(options), options.layers, recipe=_recipe(options), seeds=options.seeds)
     found.save(options.out)
@@ -126,7 +126,7 @@ def _add_migrate(commands: Any) -> None:
 
 def _migrate(options: argparse.Namespace) -> None:
     from .demo import draw_migration
-    from .subspaces import dissociate
+    from .grounded.subspaces import dissociate
 
     subspaces = dissociate(_features(options).pooled().modalities)
     print(subspaces)
@@ -180,7 +180,7 @@ def _add_recipe(command: argparse.ArgumentParser) -> None:
 
 
 def _recipe(options: argparse.Namespace) -> "Recipe":
-    from .recipe import DEFAULT, Recipe
+    from .training.recipe import DEFAULT, Recipe
 
     names = ("epochs", "batch_size", "learning_rate", "standardise", "random_subsets", "each_alone")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
@@ -188,7 +188,7 @@ def _recipe(options: argparse.Namespace) -> "Recipe":
 
 
 def _features(options: argparse.Namespace, modalities: list[str] | None = None) -> "Features":
-    from .feature_file import load_features
+    from .data.feature_file import load_features
 
     features = load_features(options.features, getattr(options, "modalities", modalities))
     try:

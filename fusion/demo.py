@@ -9,13 +9,13 @@ import torch
 
 import pnp
 
-from .comparison import Comparison, compare
-from .datasets import digits_two_views
+from .data.datasets import digits_two_views
+from .evaluation.comparison import Comparison, compare
 from .extras import require
-from .recipe import DEFAULT, Recipe
+from .grounded.subspaces import Subspaces, dissociate
+from .grounded.transport import migrate
 from .report import Picture, Section, Table, picture, write_report
-from .subspaces import Subspaces, dissociate
-from .transport import migrate
+from .training.recipe import DEFAULT, Recipe
 
 VOLTAGE = 0.1
 LENGTH = 400e-9

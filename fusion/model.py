@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .layer import Fused, FusionLayer
-from .presence import Presence, zero_absent
+from .layers.layer import Fused, FusionLayer
+from .layers.presence import Presence, zero_absent
 
 
 @dataclass(frozen=True, eq=False)

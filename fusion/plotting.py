@@ -11,14 +11,14 @@ import numpy as np
 
 import pnp
 
-from .subspaces import Channels, Subspaces
-from .transport import centres, migrate
+from .grounded.subspaces import Channels, Subspaces
+from .grounded.transport import centres, migrate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap, Normalize
 
-    from .comparison import Comparison
+    from .evaluation.comparison import Comparison
 
 SPECIFIC, INVARIANT, GROUND, POTENTIAL = "#0072B2", "#D55E00", "#009E73", "#222222"
 MODALITIES = ("#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#0072B2", "#999999")
@@ -38,7 +38,7 @@ def plot_migration(
 
     Arguments:
         channels: From :func:`fusion.dissociate`.
-        solution: A transient of their cell from :func:`fusion.transport.migrate`; None: compute it.
+        solution: A transient of their cell from :func:`fusion.grounded.transport.migrate`; None: compute it.
         title: Goes before the number of channels and the total charge, which migration conserves.
     """
     from matplotlib.cm import ScalarMappable
@@ -46,7 +46,7 @@ def plot_migration(
     ax = _axes(ax)
     solution = migrate(channels.cell) if solution is None else solution
     if solution.times is None:
-        raise ValueError("plot_migration: the solution must be a transient, from fusion.transport.migrate.")
+        raise ValueError("plot_migration: the solution must be a transient, from fusion.migrate.")
     times = solution.times.cpu().numpy()
     paths = centres(solution).detach().cpu().numpy()
     shared, norm = channels.predictability.cpu().numpy(), _predictability_norm(channels)
@@ -90,7 +90,7 @@ def plot_channels(
 
     Arguments:
         channels: From :func:`fusion.dissociate`.
-        solution: A transient from :func:`fusion.transport.migrate` to take `moment` from; None: the
+        solution: A transient from :func:`fusion.grounded.transport.migrate` to take `moment` from; None: the
             equilibrium of the cell.
         moment: Index of a time of the transient.
     """

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from fusion.cell_gmf import CellGMF
-from fusion.datasets import shared_private
+from fusion.data.datasets import shared_private
+from fusion.layers.cell_gmf import CellGMF
 
 DIMS = {"a": 12, "b": 8, "c": 6}
 

@@ -9,11 +9,11 @@ import pytest
 
 import fusion
 from fusion.__main__ import main
-from fusion.datasets import shared_private
-from fusion.evaluation import evaluate
-from fusion.feature_file import load_features, save_features
-from fusion.registry import LAYERS
-from fusion.run import load_run
+from fusion.data.datasets import shared_private
+from fusion.data.feature_file import load_features, save_features
+from fusion.evaluation.scores import evaluate
+from fusion.layers.registry import LAYERS
+from fusion.training.run import load_run
 
 QUICK = ["--epochs", "2", "--batch-size", "32"]
 

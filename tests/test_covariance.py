@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from fusion.covariance import measure_coherence, shrunk_covariance
-from fusion.datasets import shared_private
+from fusion.data.datasets import shared_private
+from fusion.grounded.covariance import measure_coherence, shrunk_covariance
 
 DIMS = {"a": 9, "b": 6, "c": 4}
 

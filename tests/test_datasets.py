@@ -5,7 +5,7 @@ import torch
 from scipy.fft import idctn
 from sklearn.datasets import load_digits
 
-from fusion.datasets import digits_two_views, shared_private
+from fusion.data.datasets import digits_two_views, shared_private
 
 
 def test_digits_are_cut_in_halves():

@@ -6,10 +6,10 @@ import re
 import pytest
 
 from fusion.__main__ import main
-from fusion.datasets import shared_private
+from fusion.data.datasets import shared_private
+from fusion.data.feature_file import save_features
 from fusion.demo import demo
-from fusion.feature_file import save_features
-from fusion.recipe import Recipe
+from fusion.training.recipe import Recipe
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from fusion.baselines import Sum
-from fusion.comparison import compare
-from fusion.datasets import shared_private
-from fusion.evaluation import evaluate, scores
-from fusion.features import Features
-from fusion.recipe import Recipe
-from fusion.task import Task
-from fusion.training import train
+from fusion.data.datasets import shared_private
+from fusion.data.features import Features
+from fusion.evaluation.comparison import compare
+from fusion.evaluation.scores import evaluate, scores
+from fusion.layers.plain import Sum
+from fusion.training.loop import train
+from fusion.training.recipe import Recipe
+from fusion.training.task import Task
 
 QUICK = Recipe(epochs=2, batch_size=32, hidden=8)
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fusion.feature_file import load_features, save_features
-from fusion.features import Features
+from fusion.data.feature_file import load_features, save_features
+from fusion.data.features import Features
 
 
 def valid(**changes):

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from fusion.layer import Fused, FusionLayer
-from fusion.presence import mean_over_present, only, random_subsets, without, zero_absent
-from fusion.registry import LAYERS, find_layer
+from fusion.layers.layer import Fused, FusionLayer
+from fusion.layers.presence import mean_over_present, only, random_subsets, without, zero_absent
+from fusion.layers.registry import LAYERS, find_layer
 
 DIMS = {"audio": 5, "video": 12, "text": 7, "pose": 3}
 

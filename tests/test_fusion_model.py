@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from fusion.baselines import Concatenation, LateFusion, Sum
-from fusion.gmf import GMF
+from fusion.layers.gmf import GMF
+from fusion.layers.plain import Concatenation, LateFusion, Sum
+from fusion.layers.registry import LAYERS
 from fusion.model import FusionModel, Standardise
-from fusion.registry import LAYERS
 
 DIMS = {"a": 3, "b": 5}
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fusion.gmf import GMF
+from fusion.layers.gmf import GMF
 
 
 def parameters(layer):

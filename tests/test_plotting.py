@@ -5,10 +5,10 @@ import pytest
 import torch
 
 import pnp
-from fusion.datasets import digits_two_views
+from fusion.data.datasets import digits_two_views
+from fusion.grounded.subspaces import dissociate
+from fusion.grounded.transport import migrate
 from fusion.plotting import plot_channels, plot_comparison, plot_gates, plot_history, plot_migration
-from fusion.subspaces import dissociate
-from fusion.transport import migrate
 from pnp.plotting import plot_current, plot_profiles, plot_space_time, species_colors, units
 
 matplotlib.use("agg")

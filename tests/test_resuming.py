@@ -10,16 +10,16 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from fusion.baselines import Concatenation
-from fusion.checkpoint import load_checkpoint
-from fusion.datasets import shared_private
-from fusion.feature_file import save_features
-from fusion.features import Features
-from fusion.gmf import GMF
-from fusion.layer import Fused
-from fusion.recipe import Recipe
-from fusion.run import load_run
-from fusion.training import train
+from fusion.data.datasets import shared_private
+from fusion.data.feature_file import save_features
+from fusion.data.features import Features
+from fusion.layers.gmf import GMF
+from fusion.layers.layer import Fused
+from fusion.layers.plain import Concatenation
+from fusion.training.checkpoint import load_checkpoint
+from fusion.training.loop import train
+from fusion.training.recipe import Recipe
+from fusion.training.run import load_run
 
 DIMS = {"a": 6, "b": 9, "c": 4}
 QUICK = Recipe(epochs=4, batch_size=32, hidden=16)
@@ -35,12 +35,12 @@ def features():
 KILLED = textwrap.dedent("""
     import os, signal, sys, torch
     torch.set_num_threads(1)
-    from fusion import training
-    from fusion.feature_file import load_features
-    from fusion.recipe import Recipe
+    from fusion.training import loop
+    from fusion.data.feature_file import load_features
+    from fusion.training.recipe import Recipe
 
     steps = 0
-    original = training.step_loss
+    original = loop.step_loss
 
     def step_loss(model, *arguments):
         global steps
@@ -49,9 +49,9 @@ KILLED = textwrap.dedent("""
             os.kill(os.getpid(), signal.SIGKILL)
         return original(model, *arguments)
 
-    training.step_loss = step_loss
+    loop.step_loss = step_loss
     recipe = Recipe(epochs=6, batch_size=32, hidden=16, keep=sys.argv[3], schedule=sys.argv[4])
-    training.train("gmf", load_features(sys.argv[1]), recipe=recipe, seed=2, out=sys.argv[2], progress=False)
+    loop.train("gmf", load_features(sys.argv[1]), recipe=recipe, seed=2, out=sys.argv[2], progress=False)
 """)
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from fusion.datasets import digits_two_views, shared_private
-from fusion.subspaces import dissociate
+from fusion.data.datasets import digits_two_views, shared_private
+from fusion.grounded.subspaces import dissociate
 
 DIMS = {"a": 32, "b": 24}
 

@@ -5,19 +5,19 @@ import math
 import pytest
 import torch
 
-from fusion.baselines import Concatenation
-from fusion.datasets import shared_private
-from fusion.features import Features
-from fusion.gmf import GMF
+from fusion.data.datasets import shared_private
+from fusion.data.features import Features
+from fusion.layers.gmf import GMF
+from fusion.layers.plain import Concatenation
+from fusion.layers.presence import random_subsets
+from fusion.layers.registry import LAYERS
 from fusion.model import FusionModel
-from fusion.objective import step_loss
-from fusion.presence import random_subsets
 from fusion.randomness import seeded
-from fusion.recipe import Recipe
-from fusion.registry import LAYERS
-from fusion.run import build_model
-from fusion.task import Task
-from fusion.training import VALIDATE, train
+from fusion.training.loop import VALIDATE, train
+from fusion.training.objective import step_loss
+from fusion.training.recipe import Recipe
+from fusion.training.run import build_model
+from fusion.training.task import Task
 
 DIMS = {"a": 6, "b": 9, "c": 4}
 QUICK = Recipe(epochs=4, batch_size=32, hidden=16)

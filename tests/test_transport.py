@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import pnp
-from fusion.covariance import measure_coherence
-from fusion.ions import jacobi_edge, noise_edge, valence
-from fusion.transport import centres, channel_cell, equilibrate, gates, migrate
+from fusion.grounded.covariance import measure_coherence
+from fusion.grounded.ions import jacobi_edge, noise_edge, valence
+from fusion.grounded.transport import centres, channel_cell, equilibrate, gates, migrate
 
 VALENCES = torch.tensor([-0.8, -0.1, 0.0, 0.3, 1.0], dtype=torch.float64)
 

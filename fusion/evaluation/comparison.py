@@ -9,12 +9,12 @@ from typing import Any
 
 from pnp.atomic import replacing
 
-from .evaluation import evaluate
-from .extras import require
-from .features import Features
-from .recipe import DEFAULT, Recipe
-from .registry import LAYERS, Maker, find_layer
-from .training import train
+from ..data.features import Features
+from ..extras import require
+from ..layers.registry import LAYERS, Maker, find_layer
+from ..training.loop import train
+from ..training.recipe import DEFAULT, Recipe
+from .scores import evaluate
 
 
 @dataclass(frozen=True, eq=False)

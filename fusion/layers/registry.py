@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping
 
-from .baselines import Concatenation, LateFusion, Sum
 from .cell_gmf import CellGMF
 from .gmf import GMF
 from .layer import FusionLayer
+from .plain import Concatenation, LateFusion, Sum
 
 Maker = Callable[[Mapping[str, int]], FusionLayer]
 """A function that builds a layer from `dims`."""

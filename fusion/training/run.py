@@ -11,12 +11,12 @@ from torch import Tensor
 
 from pnp.atomic import replacing
 
-from .extras import require
-from .features import Features
-from .layer import FusionLayer
-from .model import FusionModel
+from ..data.features import Features
+from ..extras import require
+from ..layers.layer import FusionLayer
+from ..layers.registry import LAYERS, find_layer
+from ..model import FusionModel
 from .recipe import Recipe
-from .registry import LAYERS, find_layer
 from .task import Task
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "run.json"

@@ -7,9 +7,9 @@ import torch
 from scipy.fft import dctn
 from torch import Tensor
 
-from .extras import require
+from ..extras import require
+from ..randomness import seeded
 from .features import Features
-from .randomness import seeded
 
 
 def digits_two_views(coefficients: int = 20) -> Features:

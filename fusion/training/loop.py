@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
+from ..data.features import Features
+from ..extras import require
+from ..layers.layer import FusionLayer
+from ..layers.registry import Maker, find_layer
+from ..model import FusionModel
+from ..randomness import seeded
 from .checkpoint import Checkpoint, fingerprint, load_checkpoint, save_checkpoint
-from .extras import require
-from .features import Features
-from .layer import FusionLayer
-from .model import FusionModel
 from .objective import step_loss
-from .randomness import seeded
 from .recipe import DEFAULT, Recipe
-from .registry import Maker, find_layer
 from .run import CHUNK, Epoch, Run, build_model
 from .task import Task
 

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from .checkpoint import fingerprint
-from .extras import require
-from .features import PARTS, Features
-from .presence import Presence, everywhere, only, without
-from .run import Run
-from .task import Task
+from ..data.features import PARTS, Features
+from ..extras import require
+from ..layers.presence import Presence, everywhere, only, without
+from ..training.checkpoint import fingerprint
+from ..training.run import Run
+from ..training.task import Task
 
 Scores = dict[str, dict[str, float]]
 """Case → metric → value."""

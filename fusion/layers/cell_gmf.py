@@ -6,17 +6,17 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from .covariance import slices
+from ..grounded.covariance import slices
+from ..grounded.subspaces import Subspaces, dissociate
 from .layer import Fused, FusionLayer
 from .presence import Presence, zero_absent
-from .subspaces import Subspaces, dissociate
 
 
 class CellGMF(FusionLayer):
     r"""GMF grounded in the simulator: invariant and specific parts split by the gates of a cell.
 
-    The layer keeps the interface and the output of :class:`~fusion.gmf.GMF`, and none of its parameters: its
-    maps are the subspaces that :func:`~fusion.subspaces.dissociate` measures on training features. For each
+    The layer keeps the interface and the output of :class:`~fusion.layers.gmf.GMF`, and none of its parameters: its
+    maps are the subspaces that :func:`~fusion.grounded.subspaces.dissociate` measures on training features. For each
     modality *m* with channels :math:`u_m`, gates :math:`g_m` and frame :math:`R_m`,
 
     .. math::
@@ -29,7 +29,7 @@ class CellGMF(FusionLayer):
 
     Arguments:
         dims: Modality name → number of channels.
-        settings: Keyword arguments of :func:`~fusion.subspaces.dissociate`.
+        settings: Keyword arguments of :func:`~fusion.grounded.subspaces.dissociate`.
 
     Raises:
         RuntimeError: The layer is used before :meth:`fit` (or before fitted weights were loaded).
@@ -61,7 +61,7 @@ class CellGMF(FusionLayer):
     def fit(self, features: Mapping[str, Tensor]) -> Subspaces:
         """Measure the valences on features `{name: (samples, l)}` and settle the cells.
 
-        Returns the subspaces, for looking inside. Raises what :func:`~fusion.subspaces.dissociate` raises.
+        Returns the subspaces, for looking inside. Raises what :func:`~fusion.grounded.subspaces.dissociate` raises.
         """
         found = dissociate({name: features[name] for name in self.dims}, **self.settings)
         for name, one in found.channels.items():
@@ -77,7 +77,7 @@ class CellGMF(FusionLayer):
         return found
 
     def fuse(self, features: dict[str, Tensor], present: Presence) -> Fused:
-        """See :class:`~fusion.layer.FusionLayer`."""
+        """See :class:`~fusion.layers.layer.FusionLayer`."""
         if not self.fitted:
             raise RuntimeError("CellGMF: call fit(features) on training features before the layer is used.")
         dtype = next(iter(features.values())).dtype

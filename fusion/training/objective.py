@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from .model import FusionModel
-from .presence import Presence, only, random_subsets
+from ..layers.presence import Presence, only, random_subsets
+from ..model import FusionModel
 from .recipe import Recipe
 from .task import Task
 

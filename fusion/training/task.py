@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .features import Features
+from ..data.features import Features
 
 
 @dataclass(frozen=True)

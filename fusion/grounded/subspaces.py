@@ -142,7 +142,7 @@ def dissociate(
             odds of 100 to 1, :math:`U_0 = \ln(100)\,(1-r_0)/(r_0 - r_\mathrm{edge})`, whatever the sample
             size.
         ground: Position of *b* between 0 and 1; nearer to 0, more channels may be invariant.
-        debye_length: In lengths of the cell; see :func:`fusion.transport.channel_cell`.
+        debye_length: In lengths of the cell; see :func:`fusion.grounded.transport.channel_cell`.
         safety: The noise level is this factor above the largest R² between shuffled modalities.
         permutations, seed: Of that null measurement.
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..randomness import seeded
 from .covariance import Coherence, coherence_matrix
-from .randomness import seeded
 
 
 def valence(predictability: Tensor, noise_level: float) -> Tensor:

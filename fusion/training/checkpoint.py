@@ -10,7 +10,7 @@ import torch
 
 from pnp.atomic import replacing
 
-from .features import Features
+from ..data.features import Features
 
 NAME = "checkpoint.pt"
 

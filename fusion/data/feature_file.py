@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pnp.atomic import replacing
 
-from .extras import require
+from ..extras import require
 from .features import Features, check_selection
 
 Archive = tuple[list[str], Callable[[str], Tensor]]

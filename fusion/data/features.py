@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from .randomness import seeded
+from ..randomness import seeded
 
 PARTS = ("train", "validation", "test")
 """The parts of a split, in the order of their numbers 0, 1 and 2."""

@@ -1,0 +1,1 @@
+"""How good a trained layer is, with every modality and with some missing."""

@@ -1,0 +1,1 @@
+"""Features as ions: measured valences, the cell they migrate in, and what it separates."""

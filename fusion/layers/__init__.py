@@ -1,0 +1,1 @@
+"""Fusion layers: one interface, the published ones, the grounded one and plain baselines."""

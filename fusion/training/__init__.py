@@ -1,0 +1,1 @@
+"""Training of a fusion layer on labelled features."""
