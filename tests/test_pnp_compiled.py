@@ -51,21 +51,22 @@ def _numbers(work, count):
         lanes.store(work, 2 * count + k, back)
         lanes.store(work, 3 * count + k, slope)
         lanes.store(work, 4 * count + k, lanes.exponential(lanes.smallest(lanes.largest(x, -700.0), 700.0)))
-        inside = (x > -1.0) & ~(x >= 1.0) | (x == 3.0)
+        inside = (x > -1.0) & lanes.opposite(x >= 1.0) | (x == 3.0)
         lanes.store(
             work, 5 * count + k, lanes.where(inside, -x / 3.0, lanes.square_root(lanes.absolute(x)) - 2)
         )
         lanes.store(work, 6 * count + k, lanes.logarithm(lanes.absolute(x) + 1.0))
 
 
-def test_arithmetic_of_lanes():
+@pytest.mark.parametrize("together", [1, 4, 8])
+def test_arithmetic_of_lanes(together):
     x = np.concatenate(
         [np.geomspace(1e-300, 800, 90), -np.geomspace(1e-300, 800, 90), [0.0, 3.0, 0.25, -0.25]]
     )
-    count = -(-x.size // lanes.LANES)
-    x = np.resize(x, count * lanes.LANES)
+    count = -(-x.size // together)
+    x = np.resize(x, count * together)
     work = np.concatenate([x, np.zeros(6 * x.size)])
-    _numbers(work, count)
+    _numbers(work.view(lanes.rows_of(together)), count)
     ahead, back, slope, exponential, chosen, logarithm = work.reshape(7, -1)[1:]
     t = torch.from_numpy(x)
     assert np.abs(ahead - readable.bernoulli(t).numpy()).max() <= 1e-15 * 800
@@ -106,6 +107,23 @@ def test_equilibria_are_those_of_torch(solve, ends, medium):
         wanted = solve(cell, grid_of(cell), throw=False)
     assert wanted.stats.solver == "torch"
     assert_same(solution, wanted, 1e-10)
+
+
+def test_one_cell_is_solved_like_many_side_by_side(monkeypatch):
+    """Rows of one lane are the plain numbers of a GPU's thread."""
+    cell = random_cells(ENDS[0], "layers", COUNT)
+    found = {}
+    for together in (1, 4):
+        monkeypatch.setattr(dispatch, "RESTING_TOGETHER", together)
+        monkeypatch.setattr(dispatch, "MARCHING_TOGETHER", together)
+        found[together] = [
+            pnp.solve_steady(cell, grid_of(cell)),
+            pnp.solve_transient(cell, grid_of(cell), times=TIMES),
+        ]
+    for one, many in zip(*found.values(), strict=True):
+        assert one.stats.solver == many.stats.solver == "compiled"
+        assert one.stats.steps is None or torch.equal(one.stats.steps, many.stats.steps)
+        assert_same(one, many, 1e-10)
 
 
 @pytest.mark.parametrize("ends", ENDS)

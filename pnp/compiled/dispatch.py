@@ -14,10 +14,15 @@ from ..solvers.newton import Newton, NewtonResult
 from ..solvers.step_size import StepControl
 from ..system import CHARGE, POTENTIAL, State, System
 from .inputs import Numbers
+from .lanes import rows_of
 from .many import few_ions, rest_many, rest_many_adjoint
 from .resting import rest, rest_adjoint
+from .resting import row_count as rest_rows
 from .stepping import march
+from .stepping import row_count as step_rows
 
+RESTING_TOGETHER, MARCHING_TOGETHER = 8, 4
+"""Lanes of cells that come to rest, and of transients, whose equations of one node shall stay in registers."""
 CELLS_PER_THREAD = 64
 """With fewer there is nothing to gain from another thread, but for many species."""
 
@@ -44,7 +49,7 @@ def resting_state(system: System, start: Tensor | None, settings: Newton) -> New
     potential = np.empty((batch, nodes)) if start is None else _array(start).copy()
     concentrations, report = np.empty((batch, species, nodes)), np.zeros((batch, 3))
     _side_by_side(
-        *_suited((rest, rest_many), species),
+        *_suited((rest, rest_many), nodes, species),
         _by_difficulty(system),
         *_with_few_ions(_numbers(system)),
         *_structure(system),
@@ -76,7 +81,7 @@ def marched(
     concentrations = np.empty((batch, outputs.shape[1], species, nodes))
     potential, report = np.empty((batch, outputs.shape[1], nodes)), np.empty((batch, 5))
     _side_by_side(
-        march,
+        _in_rows(march, step_rows(nodes, species), MARCHING_TOGETHER),
         CELLS_PER_THREAD,
         _by_difficulty(system),
         _arrays(_numbers(system)._replace(amounts=amounts)),
@@ -122,7 +127,7 @@ class _Resting(torch.autograd.Function):
         zeros = (torch.zeros_like(one, memory_format=torch.contiguous_format) for one in numbers)
         found = Numbers(*zeros)
         _side_by_side(
-            *_suited((rest_adjoint, rest_many_adjoint), concentrations.shape[1]),
+            *_suited((rest_adjoint, rest_many_adjoint), potential.shape[-1], concentrations.shape[1]),
             ctx.cells,
             *_with_few_ions(numbers),
             *ctx.structure,
@@ -177,9 +182,16 @@ def _array(tensor: Tensor) -> Any:
     return tensor.detach().contiguous().numpy()
 
 
-def _suited(kernels: tuple[Any, Any], species: int) -> tuple[Any, int]:
+def _suited(kernels: tuple[Any, Any], nodes: int, species: int) -> tuple[Any, int]:
     """The kernel for few or for many species, and how many cells are worth a thread."""
-    return (kernels[0], CELLS_PER_THREAD) if species <= FEW_SPECIES else (kernels[1], 1)
+    if species > FEW_SPECIES:
+        return kernels[1], 1
+    return _in_rows(kernels[0], rest_rows(nodes, species), RESTING_TOGETHER), CELLS_PER_THREAD
+
+
+def _in_rows(kernel: Any, rows: int, lanes: int) -> Any:
+    """`kernel` with rows of its own at every call."""
+    return lambda *arguments: kernel(np.zeros(rows, rows_of(lanes)), *arguments)
 
 
 def _with_few_ions(numbers: Numbers) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from .lanes import LANES, kernel
+from .lanes import kernel, lanes_in, put
 
 
 class Numbers(NamedTuple):
@@ -25,13 +25,13 @@ def pack_cells(work: Any, own: int, valence: int, group: Any, numbers: Numbers, 
     given if `charged`; and from row `own + valence` on valences and amounts.
     """
     species = numbers.valences.shape[1]
-    for lane in range(LANES):
+    for lane in range(lanes_in(work)):
         cell = group[lane]
         for side in range(2):
             level, spring = numbers.ends[cell, 3 * side], numbers.ends[cell, 3 * side + 1]
             given = numbers.ends[cell, 3 * side + 2] if charged else 0.0
-            work[(own + 2 * side) * LANES + lane] = spring
-            work[(own + 2 * side + 1) * LANES + lane] = spring * level + given
+            put(work, own + 2 * side, lane, spring)
+            put(work, own + 2 * side + 1, lane, spring * level + given)
         for s in range(species):
-            work[(own + valence + s) * LANES + lane] = numbers.valences[cell, s]
-            work[(own + valence + species + s) * LANES + lane] = numbers.amounts[cell, s]
+            put(work, own + valence + s, lane, numbers.valences[cell, s])
+            put(work, own + valence + species + s, lane, numbers.amounts[cell, s])

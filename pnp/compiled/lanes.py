@@ -1,10 +1,12 @@
-"""Cells side by side: numbers of numba that are vectors of float64, one for each of sixteen cells.
+"""Cells side by side: numbers of numba that are vectors of float64, one lane for each of several cells.
 
-A kernel written for one cell becomes one for sixteen: `+ - * /` and comparisons act on every lane, :func:`where`
+A kernel written for one cell becomes one for many: `+ - * /` and comparisons act on every lane, :func:`where`
 chooses lane by lane, and the compiler emits the vector instructions of the processor, whatever their width.
 Loops over lanes, from which a compiler would have to find that out by itself, it vectorises here and there.
 
-Lanes live in a flat float64 array of *rows* of :data:`LANES` numbers, see :func:`load` and :func:`store`.
+Lanes live in *rows*, see :func:`load` and :func:`store`. How many there are in one is said by the type of the array,
+:func:`rows_of`: the same kernel is compiled for sixteen cells at a time, for a few, and for a single one, whose rows
+are plain numbers (on a GPU each thread has such a cell). A flat float64 array stands for rows of :data:`LANES`.
 """
 
 import hashlib
@@ -13,12 +15,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
 LANES = 16
+"""As many cells as are solved together where there are many."""
+
+
+def rows_of(lanes: int) -> np.dtype:
+    """The type of an array whose entries are rows of that many lanes."""
+    return np.dtype([("lanes", np.float64, (lanes,))])
 
 
 def inlined(function: Callable) -> Any:
@@ -47,69 +56,103 @@ def kernel(function: Callable) -> Any:
     return dispatcher
 
 
-_DOUBLE, _BITS = ir.DoubleType(), ir.IntType(64)
-_VECTOR, _MASK = ir.VectorType(_DOUBLE, LANES), ir.VectorType(ir.IntType(1), LANES)
+def lanes_in(rows: Any) -> int:
+    """How many lanes the rows of an array have; in kernels, where it is a constant."""
+    raise NotImplementedError(rows)
+
+
+_DOUBLE, _BITS, _INDEX = ir.DoubleType(), ir.IntType(64), ir.IntType(32)
 _CONTRACT = ("contract",)
 
 
 class Lanes(types.Type):
     """Float64, one a cell."""
 
-    def __init__(self) -> None:
-        super().__init__(name=f"Lanes({LANES})")
+    def __init__(self, count: int) -> None:
+        self.count = count
+        super().__init__(name=f"Lanes({count})")
 
 
 class Mask(types.Type):
     """Truth values, one a cell."""
 
-    def __init__(self) -> None:
-        super().__init__(name=f"Mask({LANES})")
-
-
-lanes, mask = Lanes(), Mask()
+    def __init__(self, count: int) -> None:
+        self.count = count
+        super().__init__(name=f"Mask({count})")
 
 
 @register_model(Lanes)
 class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager: Any, type_: Any) -> None:
-        super().__init__(manager, type_, _VECTOR)
+        super().__init__(manager, type_, _vector(type_.count))
 
 
 @register_model(Mask)
 class _MaskModel(models.PrimitiveModel):
     def __init__(self, manager: Any, type_: Any) -> None:
-        super().__init__(manager, type_, _MASK)
+        super().__init__(manager, type_, _vector(type_.count, ir.IntType(1)))
 
 
-def _broadcast(builder: Any, value: Any) -> Any:
-    one = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
-    zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-    return builder.shuffle_vector(one, ir.Constant(_VECTOR, ir.Undefined), zeros)
+def _vector(count: int, of: ir.Type = _DOUBLE) -> ir.Type:
+    return ir.VectorType(of, count)
 
 
-def _cast(context: Any, builder: Any, value: Any, type_: Any) -> Any:
-    """A vector from lanes or from one number for all of them."""
-    if type_ == lanes:
+def _lanes(count: int) -> types.Type:
+    """What one row holds."""
+    return types.float64 if count == 1 else Lanes(count)
+
+
+def _mask(count: int) -> types.Type:
+    """What says something of one row."""
+    return types.boolean if count == 1 else Mask(count)
+
+
+def _count(rows: types.Array) -> int:
+    """How many lanes the rows of an array have."""
+    return LANES if rows.dtype == types.float64 else rows.dtype.size // 8
+
+
+@overload(lanes_in, strict=False)
+def _lanes_in(rows: Any) -> Any:
+    count = _count(rows)
+    return lambda rows: count
+
+
+def _broadcast(builder: Any, value: Any, count: int) -> Any:
+    nothing = ir.Constant(_vector(count), ir.Undefined)
+    one = builder.insert_element(nothing, value, ir.Constant(_INDEX, 0))
+    return builder.shuffle_vector(one, nothing, ir.Constant(_vector(count, _INDEX), [0] * count))
+
+
+def _cast(context: Any, builder: Any, value: Any, type_: Any, to: Any) -> Any:
+    """Lanes from lanes or from one number for all of them."""
+    if type_ == to:
         return value
-    return _broadcast(builder, context.cast(builder, value, type_, types.float64))
+    number = context.cast(builder, value, type_, types.float64)
+    return _broadcast(builder, number, to.count) if isinstance(to, Lanes) else number
 
 
 def _is_operand(type_: Any) -> bool:
     return isinstance(type_, Lanes | types.Number)
 
 
-def _elementwise(result: Any, emit: Callable) -> Any:
-    """An intrinsic of two operands of which at least one is of lanes."""
+def _common(a: Any, b: Any) -> Any:
+    """The type that two operands are brought to."""
+    return next((one for one in (a, b) if isinstance(one, Lanes)), types.float64)
+
+
+def _elementwise(result: Callable, emit: Callable) -> Any:
+    """An intrinsic of two operands."""
 
     @intrinsic
     def operation(_typing: Any, a: Any, b: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return emit(
-                builder,
-                *(_cast(context, builder, *one) for one in zip(arguments, signature.args, strict=True)),
-            )
+        common = _common(a, b)
 
-        return result(a, b), generate
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            given = zip(arguments, signature.args, strict=True)
+            return emit(builder, *(_cast(context, builder, *one, common) for one in given))
+
+        return result(getattr(common, "count", 1))(a, b), generate
 
     return operation
 
@@ -119,7 +162,7 @@ def _register(function: Any, result: Any, emit: Callable) -> None:
 
     @overload(function, strict=False)
     def implementation(a: Any, b: Any) -> Any:
-        if _is_operand(a) and _is_operand(b) and lanes in (a, b):
+        if _is_operand(a) and _is_operand(b) and isinstance(_common(a, b), Lanes):
             return lambda a, b: operation(a, b)
         return None
 
@@ -131,7 +174,7 @@ for _function, _emit in (
     (operator.truediv, "fdiv"),
 ):
     _register(
-        _function, lanes, lambda builder, a, b, emit=_emit: getattr(builder, emit)(a, b, flags=_CONTRACT)
+        _function, _lanes, lambda builder, a, b, emit=_emit: getattr(builder, emit)(a, b, flags=_CONTRACT)
     )
 for _function, _emit in (
     (operator.lt, "<"),
@@ -140,7 +183,7 @@ for _function, _emit in (
     (operator.ge, ">="),
     (operator.eq, "=="),
 ):
-    _register(_function, mask, lambda builder, a, b, emit=_emit: builder.fcmp_ordered(emit, a, b))
+    _register(_function, _mask, lambda builder, a, b, emit=_emit: builder.fcmp_ordered(emit, a, b))
 
 
 def _larger(builder: Any, a: Any, b: Any) -> Any:
@@ -151,7 +194,7 @@ def _smaller(builder: Any, a: Any, b: Any) -> Any:
     return builder.select(builder.fcmp_ordered("<", a, b), a, b)
 
 
-largest, smallest = _elementwise(lanes, _larger), _elementwise(lanes, _smaller)
+largest, smallest = _elementwise(_lanes, _larger), _elementwise(_lanes, _smaller)
 
 
 @overload(operator.neg, strict=False)
@@ -161,17 +204,12 @@ def _negative(a: Any) -> Any:
 
 @intrinsic
 def _both(_typing: Any, a: Any, b: Any) -> Any:
-    return mask(a, b), lambda context, builder, signature, arguments: builder.and_(*arguments)
+    return a(a, b), lambda context, builder, signature, arguments: builder.and_(*arguments)
 
 
 @intrinsic
 def _either(_typing: Any, a: Any, b: Any) -> Any:
-    return mask(a, b), lambda context, builder, signature, arguments: builder.or_(*arguments)
-
-
-@intrinsic
-def _opposite(_typing: Any, a: Any) -> Any:
-    return mask(a), lambda context, builder, signature, arguments: builder.not_(arguments[0])
+    return a(a, b), lambda context, builder, signature, arguments: builder.or_(*arguments)
 
 
 @overload(operator.and_, strict=False)
@@ -184,22 +222,22 @@ def _or(a: Any, b: Any) -> Any:
     return (lambda a, b: _either(a, b)) if isinstance(a, Mask) and isinstance(b, Mask) else None
 
 
-@overload(operator.invert, strict=False)
-def _not(a: Any) -> Any:
-    return (lambda a: _opposite(a)) if isinstance(a, Mask) else None
+@intrinsic
+def opposite(_typing: Any, a: Any) -> Any:
+    """Where a condition does not hold."""
+    return a(a), lambda context, builder, signature, arguments: builder.not_(arguments[0])
 
 
 @intrinsic
 def where(_typing: Any, condition: Any, a: Any, b: Any) -> Any:
     """`a` in the lanes where `condition` holds, else `b`."""
+    result = _lanes(getattr(condition, "count", 1))
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        choice = (
-            _cast(context, builder, *one) for one in zip(arguments[1:], signature.args[1:], strict=True)
-        )
-        return builder.select(arguments[0], *choice)
+        given = zip(arguments[1:], signature.args[1:], strict=True)
+        return builder.select(arguments[0], *(_cast(context, builder, *one, result) for one in given))
 
-    return lanes(condition, a, b), generate
+    return result(condition, a, b), generate
 
 
 @intrinsic
@@ -207,51 +245,83 @@ def any_lane(_typing: Any, condition: Any) -> Any:
     """Whether a condition holds in any lane."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        word = ir.IntType(LANES)
+        if condition == types.boolean:
+            return arguments[0]
+        word = ir.IntType(condition.count)
         return builder.icmp_unsigned("!=", builder.bitcast(arguments[0], word), ir.Constant(word, 0))
 
     return types.boolean(condition), generate
 
 
 @intrinsic
-def splat(_typing: Any, value: Any) -> Any:
-    """The same number in every lane."""
+def splat(_typing: Any, rows: Any, value: Any) -> Any:
+    """The same number in every lane of a row."""
+    result = _lanes(_count(rows))
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _cast(context, builder, arguments[0], signature.args[0])
+        return _cast(context, builder, arguments[1], value, result)
 
-    return lanes(value), generate
+    return result(rows, value), generate
 
 
-def _row_pointer(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+def _pointer(context: Any, builder: Any, signature: Any, arguments: Any, lane: Any = None) -> Any:
+    """Where a row begins, or one of its lanes is."""
     array = context.make_array(signature.args[0])(context, builder, value=arguments[0])
-    first = builder.mul(arguments[1], context.get_constant(types.int64, LANES))
-    return builder.bitcast(builder.gep(array.data, [first]), ir.PointerType(_VECTOR))
+    numbers = builder.bitcast(array.data, ir.PointerType(_DOUBLE))
+    place = builder.mul(arguments[1], context.get_constant(types.int64, _count(signature.args[0])))
+    return builder.gep(numbers, [place if lane is None else builder.add(place, lane)])
 
 
 @intrinsic
-def load(_typing: Any, work: Any, row: Any) -> Any:
-    """Row `row` of a flat array."""
+def load(_typing: Any, rows: Any, row: Any) -> Any:
+    """Row `row` of an array."""
+    result = _lanes(_count(rows))
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        instruction = builder.load(_row_pointer(context, builder, signature, arguments))
+        place = _pointer(context, builder, signature, arguments)
+        type_ = ir.PointerType(context.get_value_type(result))
+        instruction = builder.load(builder.bitcast(place, type_))
         instruction.align = 8
         return instruction
 
-    return lanes(work, types.int64), generate
+    return result(rows, types.int64), generate
 
 
 @intrinsic
-def store(_typing: Any, work: Any, row: Any, value: Any) -> Any:
-    """Put a value into row `row` of a flat array."""
+def store(_typing: Any, rows: Any, row: Any, value: Any) -> Any:
+    """Put a value into row `row` of an array."""
+    type_ = _lanes(_count(rows))
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        value = _cast(context, builder, arguments[2], signature.args[2])
-        instruction = builder.store(value, _row_pointer(context, builder, signature, arguments))
+        given = _cast(context, builder, arguments[2], value, type_)
+        place = _pointer(context, builder, signature, arguments)
+        instruction = builder.store(given, builder.bitcast(place, ir.PointerType(given.type)))
         instruction.align = 8
         return context.get_dummy_value()
 
-    return types.void(work, types.int64, value), generate
+    return types.void(rows, types.int64, value), generate
+
+
+@intrinsic
+def get(_typing: Any, rows: Any, row: Any, lane: Any) -> Any:
+    """What a lane of a row holds."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load(_pointer(context, builder, signature, arguments, arguments[2]))
+
+    return types.float64(rows, types.int64, types.int64), generate
+
+
+@intrinsic
+def put(_typing: Any, rows: Any, row: Any, lane: Any, value: Any) -> Any:
+    """Put a number into a lane of a row."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = _pointer(context, builder, signature, arguments, arguments[2])
+        builder.store(arguments[3], place)
+        return context.get_dummy_value()
+
+    return types.void(rows, types.int64, types.int64, types.float64), generate
 
 
 def _unary(name: str) -> Any:
@@ -260,11 +330,14 @@ def _unary(name: str) -> Any:
     @intrinsic
     def operation(_typing: Any, a: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            type_ = ir.FunctionType(_VECTOR, [_VECTOR])
-            function = cgutils.get_or_insert_function(builder.module, type_, f"{name}.v{LANES}f64")
+            type_ = arguments[0].type
+            suffix = f"v{a.count}f64" if isinstance(a, Lanes) else "f64"
+            function = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(type_, [type_]), f"{name}.{suffix}"
+            )
             return builder.call(function, arguments)
 
-        return lanes(a), generate
+        return a(a), generate
 
     return operation
 
@@ -277,8 +350,8 @@ def total(_typing: Any, a: Any) -> Any:
     """Sum over the lanes, in any order."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        type_ = ir.FunctionType(_DOUBLE, [_DOUBLE, _VECTOR])
-        name = f"llvm.vector.reduce.fadd.v{LANES}f64"
+        type_ = ir.FunctionType(_DOUBLE, [_DOUBLE, arguments[0].type])
+        name = f"llvm.vector.reduce.fadd.v{a.count}f64"
         function = cgutils.get_or_insert_function(builder.module, type_, name)
         return builder.call(function, [ir.Constant(_DOUBLE, 0.0), arguments[0]], fastmath=("reassoc",))
 
@@ -290,12 +363,16 @@ def _power_of_two(_typing: Any, shifted: Any) -> Any:
     """2ⁿ from n + 1.5·2⁵², whose last bits are those of n."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        words = ir.VectorType(_BITS, LANES)
-        bits = builder.bitcast(arguments[0], words)
-        biased = builder.add(bits, ir.Constant(words, [1023] * LANES))
-        return builder.bitcast(builder.shl(biased, ir.Constant(words, [52] * LANES)), _VECTOR)
+        count = getattr(shifted, "count", None)
+        words = _vector(count, _BITS) if count else _BITS
 
-    return lanes(shifted), generate
+        def same(number: int) -> Any:
+            return ir.Constant(words, [number] * count if count else number)
+
+        biased = builder.add(builder.bitcast(arguments[0], words), same(1023))
+        return builder.bitcast(builder.shl(biased, same(52)), arguments[0].type)
+
+    return shifted(shifted), generate
 
 
 _ROUND = 1.5 * 2.0**52
@@ -327,7 +404,7 @@ def exponential(x: Any) -> Any:
 @kernel
 def scalar_product(a: Any, b: Any) -> float:
     """Of `a` and as many numbers of `b`."""
-    product = splat(0.0)
+    product = splat(a, 0.0)
     rows = a.size // LANES
     for row in range(rows):
         product = product + load(a, row) * load(b, row)

@@ -217,7 +217,7 @@ def _functional(nodes: Any, few: Any, ions: Any, closed: bool, bath: float, ever
 def _range(nodes: Any) -> Any:
     """The lowest and the highest potential; what fills up the last row of lanes is given one of them."""
     potential, scratch = nodes[POTENTIAL], nodes[SCRATCH]
-    low = high = splat(potential[0])
+    low = high = splat(nodes[VOLUME], potential[0])
     for row in range(potential.size // LANES):
         here = where(load(nodes[VOLUME], row) > 0.0, load(potential, row), potential[0])
         store(potential, row, here)
@@ -239,7 +239,7 @@ def _of_few(nodes: Any, few: Any, closed: bool, bath: float, low: float, high: f
     count = few.shape[0] - COLUMN
     z, root = load(few, VALENCE), load(few, ROOT)
     shift = largest(-z * low, -z * high) if closed else -z * bath
-    amount, factor = splat(0.0), root
+    amount, factor = splat(few, 0.0), root
     for k in range(count):
         weight = volume[k] * exponential(smallest(largest(-z * potential[k] - shift, LEAST), MOST))
         amount = amount + weight
@@ -266,7 +266,7 @@ def _of_many(nodes: Any, ions: Any, closed: bool, bath: float, low: float, high:
     for s in range(valences.size):
         z = valences[s]
         shift = max(-z * low, -z * high) if closed else -z * bath
-        amount = splat(0.0)
+        amount = splat(volume, 0.0)
         for row in range(potential.size // LANES):
             here = exponential(smallest(largest(-z * load(potential, row) - shift, LEAST), MOST))
             amount = amount + load(volume, row) * here
@@ -307,9 +307,9 @@ def _gauss(nodes: Any) -> None:
 def _factorise(nodes: Any, few: Any, closed: bool) -> None:
     """Pivots of T, eliminated columns, and the Cholesky factor that Woodbury's formula takes, for the few ions."""
     inverse = nodes[PIVOT]
-    weight, before, stiffness = load(few, VALENCE) * load(few, ROOT), splat(0.0), 0.0
+    weight, before, stiffness = load(few, VALENCE) * load(few, ROOT), splat(few, 0.0), 0.0
     for m in range(few.shape[1]):
-        store(few, FACTOR + m, splat(0.0))
+        store(few, FACTOR + m, splat(few, 0.0))
         few[FACTOR + m, m] = 1.0
     for k in range(few.shape[0] - COLUMN):
         share = stiffness * inverse[k - 1] if k > 0 else 0.0
@@ -340,7 +340,7 @@ def _precondition(nodes: Any, few: Any, rhs: Any, solution: Any, closed: bool) -
     """Solve with P, the second derivative of G of the few ions."""
     inverse, stiffness, small = nodes[PIVOT], nodes[STIFFNESS], nodes[SCRATCH]
     count = few.shape[0] - COLUMN
-    coefficients, share = splat(0.0), 0.0
+    coefficients, share = splat(few, 0.0), 0.0
     for k in range(count):
         solution[k] = nodes[FREE, k] * (rhs[k] + share)
         coefficients = coefficients + load(few, COLUMN + k) * (inverse[k] * solution[k])

@@ -18,14 +18,17 @@ import numpy as np
 
 from .inputs import Numbers, pack_cells
 from .lanes import (
-    LANES,
     absolute,
     any_lane,
     exponential,
+    get,
     kernel,
+    lanes_in,
     largest,
     load,
     logarithm,
+    opposite,
+    put,
     scalar_product,
     smallest,
     splat,
@@ -36,9 +39,10 @@ from .lanes import (
 POTENTIAL, STIFFNESS, VOLUME, FIXED, PIVOT, RHS, STEP, SPECIES = range(8)
 """Rows of a node: potential, permittivity over the spacing to its right, control volume, fixed charge in it,
 inverse pivot, right-hand side, Newton update, and from there on one row a species: its amount in the volume."""
-LEFT_SPRING, LEFT_CHARGE, RIGHT_SPRING, RIGHT_CHARGE, BATH, VALENCE = range(6)
+LEFT_SPRING, LEFT_CHARGE, RIGHT_SPRING, RIGHT_CHARGE, BATH, CONVERGED, ITERATIONS, CHANGE, VALENCE = range(9)
 """Rows of a cell, after its nodes: what an end adds to Gauss's law, spring times potential less charge; the
-potential of the bath; and from there on, for every species, valence, amount (or concentration in the bath),
+potential of the bath; whether it converged, in how many iterations, and the last relative change of its potentials;
+and from there on, for every species, valence, amount (or concentration in the bath),
 shift of the exponent, concentration where the exponent is zero, coefficient, and a square matrix."""
 LEAST, MOST = -644.0, 690.0
 """Exponents are kept in between, so that no concentration vanishes and none is infinite."""
@@ -52,48 +56,48 @@ def row_count(nodes: int, species: int) -> int:
 
 
 @kernel
-def relax(work: Any, nodes: int, species: int, closed: bool, held: Any, tolerance: float, most: int) -> Any:
-    """From the potential in the rows to that of the equilibrium; amounts in volumes become concentrations.
-
-    Returns which cells converged, their iterations and the last relative change of their potentials.
-    """
+def relax(work: Any, nodes: int, species: int, closed: bool, held: Any, tolerance: float, most: int) -> None:
+    """From the potential in the rows to that of the equilibrium; amounts in volumes become concentrations."""
     fields = SPECIES + species
-    low, high = splat(1e300), splat(-1e300)
+    own = nodes * fields
+    low, high = splat(work, 1e300), splat(work, -1e300)
     for k in range(nodes):
         potential = load(work, k * fields)
         low, high = smallest(low, potential), largest(high, potential)
     active = low <= high
     converged = low > high
     poor = low > high
-    iterations, change, fraction = splat(0.0), splat(1e300), splat(1.0)
-    value, descent = splat(0.0), splat(0.0)
+    iterations, change, fraction = splat(work, 0.0), splat(work, 1e300), splat(work, 1.0)
+    value, descent = splat(work, 0.0), splat(work, 0.0)
     for attempt in range(2 * most):
         found = _boltzmann(work, nodes, species, closed, low, high)
         rounding = 1e-13 * (1.0 + absolute(found))
         enough = found <= value - SUFFICIENT_DECREASE * fraction * descent + rounding
         if attempt > 0:
-            poor = active & ~enough
-            settled = active & ~poor & (fraction == 1.0) & (change < tolerance)
+            poor = active & opposite(enough)
+            settled = active & opposite(poor) & (fraction == 1.0) & (change < tolerance)
             converged = converged | settled
             lost = (poor & (fraction < SHORTEST)) | (active & (iterations >= most))
-            active = active & ~settled & ~lost
+            active = active & opposite(settled) & opposite(lost)
             poor = poor & active
         if not any_lane(active):
             break
         value = where(poor, value, found)
         decrease = _eliminate(work, nodes, species, closed, held, False)
         descent = where(poor, descent, decrease)
-        iterations = where(active & ~poor, iterations + 1.0, iterations)
+        iterations = where(active & opposite(poor), iterations + 1.0, iterations)
         # What was too long a step goes back by half of it.
         fraction = where(poor, 0.5 * fraction, 1.0)
         step = where(active, where(poor, -fraction, 1.0), 0.0)
         size = 1.0 + largest(absolute(low), absolute(high))
         longest, low, high = _advance(work, nodes, species, closed, held, poor, step)
-        change = where(active & ~poor, longest / size, change)
+        change = where(active & opposite(poor), longest / size, change)
     if any_lane(active):
         _boltzmann(work, nodes, species, closed, low, high)
     _concentrations(work, nodes, species)
-    return converged, iterations, change
+    store(work, own + CONVERGED, where(converged, 1.0, 0.0))
+    store(work, own + ITERATIONS, iterations)
+    store(work, own + CHANGE, change)
 
 
 @kernel
@@ -106,8 +110,8 @@ def _boltzmann(work: Any, nodes: int, species: int, closed: bool, low: Any, high
     for s in range(species):
         z = load(work, valence + s)
         store(work, shift + s, largest(-z * low, -z * high) if closed else -z * load(work, own + BATH))
-        store(work, factor + s, splat(0.0))
-    value = splat(0.0)
+        store(work, factor + s, splat(work, 0.0))
+    value = splat(work, 0.0)
     before = load(work, 0)
     for k in range(nodes):
         base = k * fields
@@ -150,21 +154,21 @@ def _eliminate(work: Any, nodes: int, species: int, closed: bool, held: Any, giv
     factor, coefficient = valence + 3 * species, valence + 4 * species
     matrix = coefficient + species
     for s in range(species):
-        store(work, coefficient + s, splat(0.0))
+        store(work, coefficient + s, splat(work, 0.0))
         for t in range(species):
-            store(work, matrix + s * species + t, splat(0.0))
+            store(work, matrix + s * species + t, splat(work, 0.0))
         store(work, matrix + s * species + s, load(work, valence + species + s))
-    product = splat(0.0)
+    product = splat(work, 0.0)
     for k in range(nodes):
         base = k * fields
         if held[k]:
-            store(work, base + PIVOT, splat(0.0))
-            store(work, base + RHS, splat(0.0))
+            store(work, base + PIVOT, splat(work, 0.0))
+            store(work, base + RHS, splat(work, 0.0))
             for s in range(species):
-                store(work, base + SPECIES + s, splat(0.0))
+                store(work, base + SPECIES + s, splat(work, 0.0))
             continue
         potential = load(work, base)
-        pivot, gauss = splat(0.0), -load(work, base + FIXED)
+        pivot, gauss = splat(work, 0.0), -load(work, base + FIXED)
         if k > 0:
             stiffness = load(work, base - fields + STIFFNESS)
             pivot = stiffness
@@ -178,7 +182,7 @@ def _eliminate(work: Any, nodes: int, species: int, closed: bool, held: Any, giv
             pivot = pivot + load(work, end)
             gauss = gauss + load(work, end) * potential - load(work, end + 1)
         # What the node before leaves, nothing if its potential is held.
-        share = splat(0.0)
+        share = splat(work, 0.0)
         if k > 0:
             stiffness = load(work, base - fields + STIFFNESS)
             share = stiffness * load(work, base - fields + PIVOT)
@@ -211,7 +215,7 @@ def _eliminate(work: Any, nodes: int, species: int, closed: bool, held: Any, giv
 @kernel
 def _solve_small(work: Any, coefficient: int, matrix: int, species: int) -> Any:
     """Solve with the symmetric matrix in the rows; returns right-hand side times solution."""
-    product = splat(0.0)
+    product = splat(work, 0.0)
     for s in range(species):
         for t in range(s):
             entry = load(work, matrix + s * species + t)
@@ -244,7 +248,7 @@ def _advance(work: Any, nodes: int, species: int, closed: bool, held: Any, keep:
     """
     fields = SPECIES + species
     coefficient = nodes * fields + VALENCE + 4 * species
-    longest, low, high, after = splat(0.0), splat(1e300), splat(-1e300), splat(0.0)
+    longest, low, high, after = splat(work, 0.0), splat(work, 1e300), splat(work, -1e300), splat(work, 0.0)
     for i in range(nodes):
         k = nodes - 1 - i
         base = k * fields
@@ -279,6 +283,7 @@ def _concentrations(work: Any, nodes: int, species: int) -> None:
 
 @kernel
 def rest(
+    work: Any,
     cells: Any,
     numbers: Numbers,
     closed: bool,
@@ -295,37 +300,32 @@ def rest(
     If `warm`, iterations start at `potential`. `report` `(B, 3)`: whether a cell converged, iterations, last change.
     """
     nodes, species = numbers.volumes.shape[1], numbers.valences.shape[1]
-    fields = SPECIES + species
-    work = np.zeros(row_count(nodes, species) * LANES)
+    fields, count = SPECIES + species, lanes_in(work)
     on_walls = np.any(numbers.ends[:, 2] != 0.0) or np.any(numbers.ends[:, 5] != 0.0)
     charged = on_walls or np.any(numbers.fixed_charge != 0.0)
-    outcome = np.empty(3 * LANES)
-    group = np.empty(LANES, np.int64)
-    for first in range(0, cells.size, LANES):
-        for lane in range(LANES):
+    group = np.empty(count, np.int64)
+    for first in range(0, cells.size, count):
+        for lane in range(count):
             group[lane] = cells[min(first + lane, cells.size - 1)]
         _pack(work, group, numbers, held)
         if warm:
             for k in range(nodes):
-                for lane in range(LANES):
-                    work[k * fields * LANES + lane] = potential[group[lane], k]
+                for lane in range(count):
+                    put(work, k * fields, lane, potential[group[lane], k])
         else:
             _start(work, nodes, species, closed, held)
         if charged:
             _charge(work, group, numbers)
-        converged, iterations, change = relax(work, nodes, species, closed, held, tolerance, most)
-        store(outcome, 0, where(converged, 1.0, 0.0))
-        store(outcome, 1, iterations)
-        store(outcome, 2, change)
+        relax(work, nodes, species, closed, held, tolerance, most)
         for k in range(nodes):
-            for lane in range(LANES):
-                potential[group[lane], k] = work[(k * fields + POTENTIAL) * LANES + lane]
+            for lane in range(count):
+                potential[group[lane], k] = get(work, k * fields + POTENTIAL, lane)
             for s in range(species):
-                for lane in range(LANES):
-                    concentrations[group[lane], s, k] = work[(k * fields + SPECIES + s) * LANES + lane]
-        for lane in range(LANES):
+                for lane in range(count):
+                    concentrations[group[lane], s, k] = get(work, k * fields + SPECIES + s, lane)
+        for lane in range(count):
             for what in range(3):
-                report[group[lane], what] = outcome[what * LANES + lane]
+                report[group[lane], what] = get(work, nodes * fields + CONVERGED + what, lane)
 
 
 @kernel
@@ -336,22 +336,22 @@ def _pack(work: Any, group: Any, numbers: Numbers, held: Any) -> None:
     own = nodes * fields
     varies = numbers.permittivity.shape[1] > 1
     for k in range(nodes):
-        base = k * fields * LANES
-        for lane in range(LANES):
+        base = k * fields
+        for lane in range(lanes_in(work)):
             cell = group[lane]
-            work[base + POTENTIAL * LANES + lane] = 0.0
-            work[base + FIXED * LANES + lane] = 0.0
-            work[base + VOLUME * LANES + lane] = numbers.volumes[cell, k]
+            put(work, base + POTENTIAL, lane, 0.0)
+            put(work, base + FIXED, lane, 0.0)
+            put(work, base + VOLUME, lane, numbers.volumes[cell, k])
             if k < nodes - 1:
                 stiffness = numbers.permittivity[cell, k * varies] / numbers.spacings[cell, k]
-                work[base + STIFFNESS * LANES + lane] = stiffness
+                put(work, base + STIFFNESS, lane, stiffness)
     pack_cells(work, own, VALENCE, group, numbers, False)
-    for lane in range(LANES):
-        work[(own + BATH) * LANES + lane] = numbers.ends[group[lane], 6]
+    for lane in range(lanes_in(work)):
+        put(work, own + BATH, lane, numbers.ends[group[lane], 6])
         for side in range(2):
             if held[side * (nodes - 1)]:
                 row = side * (nodes - 1) * fields + POTENTIAL
-                work[row * LANES + lane] = numbers.ends[group[lane], 3 * side]
+                put(work, row, lane, numbers.ends[group[lane], 3 * side])
 
 
 @kernel
@@ -361,9 +361,9 @@ def _charge(work: Any, group: Any, numbers: Numbers) -> None:
     fields = SPECIES + numbers.valences.shape[1]
     varies = numbers.fixed_charge.shape[1] > 1
     for k in range(nodes):
-        for lane in range(LANES):
+        for lane in range(lanes_in(work)):
             fixed = numbers.volumes[group[lane], k] * numbers.fixed_charge[group[lane], k * varies]
-            work[(k * fields + FIXED) * LANES + lane] = fixed
+            put(work, k * fields + FIXED, lane, fixed)
     pack_cells(work, nodes * fields, VALENCE, group, numbers, True)
 
 
@@ -376,7 +376,7 @@ def _start(work: Any, nodes: int, species: int, closed: bool, held: Any) -> None
     fields = SPECIES + species
     own = nodes * fields
     amount, factor = own + VALENCE + species, own + VALENCE + 3 * species
-    length = splat(0.0)
+    length = splat(work, 0.0)
     for k in range(nodes):
         length = length + load(work, k * fields + VOLUME)
     for s in range(species):
@@ -389,12 +389,13 @@ def _start(work: Any, nodes: int, species: int, closed: bool, held: Any) -> None
         for s in range(species):
             store(work, base + SPECIES + s, load(work, base + VOLUME))
     _eliminate(work, nodes, species, closed, held, False)
-    none = splat(1.0) < 0.0
-    _advance(work, nodes, species, closed, held, none, splat(1.0))
+    none = splat(work, 1.0) < 0.0
+    _advance(work, nodes, species, closed, held, none, splat(work, 1.0))
 
 
 @kernel
 def rest_adjoint(
+    work: Any,
     cells: Any,
     numbers: Numbers,
     closed: bool,
@@ -412,33 +413,33 @@ def rest_adjoint(
     nodes, species = numbers.volumes.shape[1], numbers.valences.shape[1]
     fields = SPECIES + species
     own = nodes * fields
-    work = np.zeros(row_count(nodes, species) * LANES)
-    group = np.empty(LANES, np.int64)
+    count = lanes_in(work)
+    group = np.empty(count, np.int64)
     # The same numbers cell by cell, because rows of lanes are far apart.
-    totals, multipliers = np.empty((LANES, nodes)), np.empty((LANES, nodes))
-    for first in range(0, cells.size, LANES):
-        for lane in range(LANES):
+    totals, multipliers = np.empty((count, nodes)), np.empty((count, nodes))
+    for first in range(0, cells.size, count):
+        for lane in range(count):
             cell = cells[min(first + lane, cells.size - 1)]
             group[lane] = cell
             c, by_c = concentrations[cell], by_concentrations[cell]
             total_by_potential(totals[lane], cell, numbers, closed, c, by_potential[cell], by_c)
         _pack(work, group, numbers, held)
         for k in range(nodes):
-            base = k * fields * LANES
-            for lane in range(LANES):
-                work[base + RHS * LANES + lane] = totals[lane, k]
+            base = k * fields
+            for lane in range(count):
+                put(work, base + RHS, lane, totals[lane, k])
             for s in range(species):
-                for lane in range(LANES):
+                for lane in range(count):
                     amount = numbers.volumes[group[lane], k] * concentrations[group[lane], s, k]
-                    work[base + (SPECIES + s) * LANES + lane] = amount
+                    put(work, base + SPECIES + s, lane, amount)
         for s in range(species):
-            store(work, own + VALENCE + 3 * species + s, splat(1.0))
+            store(work, own + VALENCE + 3 * species + s, splat(work, 1.0))
         _eliminate(work, nodes, species, closed, held, True)
-        _advance(work, nodes, species, closed, held, splat(1.0) < 0.0, splat(0.0))
+        _advance(work, nodes, species, closed, held, splat(work, 1.0) < 0.0, splat(work, 0.0))
         for k in range(nodes):
-            for lane in range(LANES):
-                multipliers[lane, k] = work[(k * fields + STEP) * LANES + lane]
-        for lane in range(min(LANES, cells.size - first)):
+            for lane in range(count):
+                multipliers[lane, k] = get(work, k * fields + STEP, lane)
+        for lane in range(min(count, cells.size - first)):
             cell = group[lane]
             c, by_c = concentrations[cell], by_concentrations[cell]
             state = potential[cell], c, by_potential[cell], by_c

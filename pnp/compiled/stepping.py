@@ -21,13 +21,16 @@ from ..solvers.time_step import ERROR, GAMMA, SPAN
 from .bernoulli import bernoulli
 from .inputs import Numbers, pack_cells
 from .lanes import (
-    LANES,
     absolute,
     any_lane,
+    get,
     inlined,
     kernel,
+    lanes_in,
     largest,
     load,
+    opposite,
+    put,
     smallest,
     splat,
     square_root,
@@ -69,7 +72,7 @@ STUCK, SPENT = 1, 2
 
 
 class Steps(NamedTuple):
-    """Where the cells of a group stand, `(LANES,)` each."""
+    """Where the cells of a group stand, one number a lane each."""
 
     time: Any
     next: Any  # length of the next step
@@ -85,7 +88,7 @@ def _rows_of_node(species: int) -> int:
 
 
 @kernel
-def _row_count(nodes: int, species: int) -> int:
+def row_count(nodes: int, species: int) -> int:
     return (
         nodes * _rows_of_node(species)
         + VALENCE
@@ -99,14 +102,14 @@ def _row_count(nodes: int, species: int) -> int:
 def _edge(work: Any, base: int, species: int, fields: int, valence: int, slot: int) -> None:
     """Fluxes to the right of a node and their derivatives, four rows a species at `slot`."""
     jump = load(work, base + fields + POTENTIAL) - load(work, base + POTENTIAL)
-    ahead, back, slope, last = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
+    ahead, back, slope, last = splat(work, 0.0), splat(work, 0.0), splat(work, 0.0), splat(work, 0.0)
     for s in range(species):
         z = load(work, valence + s)
         mobility = load(work, base + CONCENTRATIONS + 5 * species + s)
         here = load(work, base + CONCENTRATIONS + s)
         there = load(work, base + fields + CONCENTRATIONS + s)
         drop = z * jump
-        if s == 0 or any_lane(~(z == -last)):
+        if s == 0 or any_lane(opposite(z == -last)):
             ahead, back, slope = bernoulli(drop)
         else:  # of the other sign, as in a salt
             ahead, back, slope = back, ahead, -1.0 - slope
@@ -137,7 +140,7 @@ def _sweep_down(work: Any, nodes: int, species: int, held: Any, baths: Any, give
         if k < nodes - 1:
             _edge(work, base, species, fields, valence, right)
         for entry in range(block, block + size * width):
-            store(work, entry, splat(0.0))
+            store(work, entry, splat(work, 0.0))
         bath = baths[k]
         gauss = -load(work, base + FIXED)
         for s in range(species):
@@ -148,19 +151,19 @@ def _sweep_down(work: Any, nodes: int, species: int, held: Any, baths: Any, give
             if not held[k]:
                 store(work, bottom + s, -z * volume)
             if bath:
-                store(work, row + s, splat(1.0))
+                store(work, row + s, splat(work, 1.0))
                 if given:
                     store(work, row + 2 * size, load(work, base + y + s))
                 continue
-            diagonal, by_potential = volume, splat(0.0)
-            outflow = splat(0.0)
+            diagonal, by_potential = volume, splat(work, 0.0)
+            outflow = splat(work, 0.0)
             if k < nodes - 1:
                 outflow = outflow + load(work, right + 4 * s)
                 diagonal = diagonal + tau * load(work, right + 4 * s + 1)
                 by_potential = by_potential - tau * load(work, right + 4 * s + 3)
                 store(work, row + size + s, -tau * load(work, right + 4 * s + 2))
                 store(work, row + size + species, tau * load(work, right + 4 * s + 3))
-            rhs = splat(0.0)
+            rhs = splat(work, 0.0)
             if k > 0:
                 before = base - fields
                 outflow = outflow - load(work, left + 4 * s)
@@ -181,10 +184,10 @@ def _sweep_down(work: Any, nodes: int, species: int, held: Any, baths: Any, give
             store(work, row + species, load(work, row + species) + by_potential)
             store(work, row + 2 * size, rhs)
         if held[k]:
-            store(work, bottom + species, splat(1.0))
+            store(work, bottom + species, splat(work, 1.0))
         else:
             potential = load(work, base + POTENTIAL)
-            diagonal = splat(0.0)
+            diagonal = splat(work, 0.0)
             if k < nodes - 1:
                 stiffness = load(work, base + STIFFNESS)
                 diagonal = diagonal + stiffness
@@ -202,7 +205,7 @@ def _sweep_down(work: Any, nodes: int, species: int, held: Any, baths: Any, give
                 for t in range(size):
                     passed = stiffness * load(work, before + x + species * size + t)
                     store(work, bottom + t, load(work, bottom + t) + passed)
-            rhs = splat(0.0) if given else gauss
+            rhs = splat(work, 0.0) if given else gauss
             if k > 0:
                 rhs = rhs + load(work, base - fields + STIFFNESS) * load(work, base - fields + y + species)
             store(work, bottom + species, load(work, bottom + species) + diagonal)
@@ -221,9 +224,9 @@ def _sweep_down_salt(work: Any, nodes: int, held: Any, baths: Any, given: bool) 
     fields = _rows_of_node(2)
     own = nodes * fields
     tau, z0, z1 = load(work, own + STAGE), load(work, own + VALENCE), load(work, own + VALENCE + 1)
-    mirrored = not any_lane(~(z1 == -z0))
+    mirrored = not any_lane(opposite(z1 == -z0))
     y, x, mobility = CONCENTRATIONS + 12, CONCENTRATIONS + 15, CONCENTRATIONS + 10
-    none, one = splat(0.0), splat(1.0)
+    none, one = splat(work, 0.0), splat(work, 1.0)
     # Of the edge to the left: fluxes, their derivatives times the step, permittivity over spacing.
     flux0, flux1, out0, out1, in0, in1 = none, none, none, none, none, none
     slope0, slope1, stiff, y0, y1, y2 = none, none, none, none, none, none
@@ -342,7 +345,7 @@ def _sweep_up(work: Any, nodes: int, species: int, active: Any) -> Any:
     peak = nodes * fields + VALENCE + 2 * species
     y = CONCENTRATIONS + 6 * species
     x = y + size
-    moved, limited = splat(0.0), splat(1.0) < 0.0
+    moved, limited = splat(work, 0.0), splat(work, 1.0) < 0.0
     for i in range(nodes):
         k = nodes - 1 - i
         base = k * fields
@@ -373,11 +376,11 @@ def _stage(work: Any, nodes: int, species: int, held: Any, baths: Any, active: A
     fields = _rows_of_node(species)
     peak = nodes * fields + VALENCE + 2 * species
     for s in range(species):
-        highest = splat(0.0)
+        highest = splat(work, 0.0)
         for k in range(nodes):
             highest = largest(highest, load(work, k * fields + CONCENTRATIONS + s))
         store(work, peak + s, highest)
-    converged, iterations, before = splat(1.0) < 0.0, splat(0.0), splat(1.0)
+    converged, iterations, before = splat(work, 1.0) < 0.0, splat(work, 0.0), splat(work, 1.0)
     for _ in range(MOST_ITERATIONS):
         if not any_lane(active):
             break
@@ -388,11 +391,11 @@ def _stage(work: Any, nodes: int, species: int, held: Any, baths: Any, active: A
         moved, limited = _sweep_up(work, nodes, species, active)
         iterations = where(active, iterations + 1.0, iterations)
         # What the next iteration would change is less by at least the factor that this one changed less.
-        done = active & ~limited & (moved * smallest(moved / before, 1.0) < SETTLED)
+        done = active & opposite(limited) & (moved * smallest(moved / before, 1.0) < SETTLED)
         before = moved
         converged = converged | done
         # A comparison with NaN does not hold.
-        active = active & ~done & (moved < 1e200)
+        active = active & opposite(done) & (moved < 1e200)
     return converged, iterations
 
 
@@ -410,12 +413,12 @@ def _first_rates(work: Any, nodes: int, species: int, baths: Any) -> None:
         if k < nodes - 1:
             _edge(work, base, species, fields, valence, right)
         for s in range(species):
-            inflow = splat(0.0)
+            inflow = splat(work, 0.0)
             if k > 0:
                 inflow = inflow + load(work, left + 4 * s)
             if k < nodes - 1:
                 inflow = inflow - load(work, right + 4 * s)
-            store(work, base + rate + s, splat(0.0) if baths[k] else inflow / load(work, base + VOLUME))
+            store(work, base + rate + s, splat(work, 0.0) if baths[k] else inflow / load(work, base + VOLUME))
 
 
 @kernel
@@ -447,7 +450,7 @@ def _begin_second(work: Any, nodes: int, species: int, held: Any, baths: Any) ->
             at = base + CONCENTRATIONS + s
             middle, start = load(work, at), load(work, at + species)
             rate = inverse * (middle - load(work, at + 2 * species))
-            store(work, at + 4 * species, splat(0.0) if baths[k] else rate)
+            store(work, at + 4 * species, splat(work, 0.0) if baths[k] else rate)
             store(work, at + 2 * species, weight * middle + (1.0 - weight) * start)
             if not baths[k]:
                 guess = middle + (1 - GAMMA) / GAMMA * (middle - start)
@@ -473,12 +476,12 @@ def _end(work: Any, nodes: int, species: int, baths: Any, euler: Any) -> None:
             start, middle = load(work, at + 3 * species), load(work, at + 4 * species)
             end = inverse * (load(work, at) - load(work, at + 2 * species))
             if baths[k]:
-                end = splat(0.0)
+                end = splat(work, 0.0)
             store(work, at + 2 * species, end)
             third = ERROR * (start / GAMMA - middle / (GAMMA * (1 - GAMMA)) + end / (1 - GAMMA))
             second = 0.5 * (GAMMA * (middle - start) + (1 - GAMMA) * (end - middle))
             store(work, base + y + s, volume * length * where(euler, second, third))
-        store(work, base + y + species, splat(0.0))
+        store(work, base + y + species, splat(work, 0.0))
 
 
 @kernel
@@ -486,9 +489,9 @@ def _restore_amounts(work: Any, nodes: int, species: int) -> Any:
     """Put exact amounts; returns by how much they were off."""
     fields = _rows_of_node(species)
     amount = nodes * fields + VALENCE + species
-    worst = splat(0.0)
+    worst = splat(work, 0.0)
     for s in range(species):
-        total = splat(0.0)
+        total = splat(work, 0.0)
         for k in range(nodes):
             base = k * fields
             total = total + load(work, base + VOLUME) * load(work, base + CONCENTRATIONS + s)
@@ -506,7 +509,7 @@ def _error_norm(work: Any, nodes: int, species: int, relative: float, absolute_:
     fields, size = _rows_of_node(species), species + 1
     y = CONCENTRATIONS + 6 * species
     x = y + size
-    total = splat(0.0)
+    total = splat(work, 0.0)
     for i in range(nodes):
         base = (nodes - 1 - i) * fields
         if i > 0:
@@ -545,6 +548,7 @@ def _accept(work: Any, nodes: int, species: int, accepted: Any) -> None:
 
 @kernel
 def march(
+    work: Any,
     cells: Any,
     numbers: Numbers,
     diffusivities: Any,
@@ -567,19 +571,19 @@ def march(
     grow. `report` `(B, 5)`: status, time, iterations, accepted and rejected steps.
     """
     nodes, species = numbers.volumes.shape[1], numbers.valences.shape[1]
-    work = np.zeros(_row_count(nodes, species) * LANES)
-    group = np.empty(LANES, np.int64)
+    count = lanes_in(work)
+    group = np.empty(count, np.int64)
     steps = Steps(
-        np.empty(LANES),
-        np.empty(LANES),
-        np.empty(LANES),
-        np.empty(LANES, np.bool_),
-        np.empty(LANES, np.bool_),
-        np.empty(LANES, np.int64),
+        np.empty(count),
+        np.empty(count),
+        np.empty(count),
+        np.empty(count, np.bool_),
+        np.empty(count, np.bool_),
+        np.empty(count, np.int64),
     )
-    for first in range(0, cells.size, LANES):
-        present = min(LANES, cells.size - first)
-        for lane in range(LANES):
+    for first in range(0, cells.size, count):
+        present = min(count, cells.size - first)
+        for lane in range(count):
             group[lane] = cells[first + min(lane, present - 1)]
             steps.time[lane], steps.next[lane], steps.reached[lane] = 0.0, first_steps[group[lane]], 0
             steps.euler[lane], steps.running[lane] = True, lane < present
@@ -610,7 +614,7 @@ def march(
 def _choose(work: Any, nodes: int, species: int, group: Any, outputs: Any, steps: Steps) -> None:
     """How long the step is that every cell tries."""
     own = nodes * _rows_of_node(species)
-    for lane in range(LANES):
+    for lane in range(lanes_in(work)):
         running, euler, length = steps.running[lane], steps.euler[lane], steps.next[lane]
         if running:
             remaining = outputs[group[lane], steps.reached[lane]] - steps.time[lane]
@@ -620,12 +624,12 @@ def _choose(work: Any, nodes: int, species: int, group: Any, outputs: Any, steps
             elif length >= 0.5 * remaining:
                 length = 0.5 * remaining
         steps.taken[lane] = length
-        work[(own + LENGTH) * LANES + lane] = length
-        work[(own + STAGE) * LANES + lane] = length * (GAMMA if euler else GAMMA / 2)
-        work[(own + EXPLICIT) * LANES + lane] = 0.0 if euler else length * GAMMA / 2
-        work[(own + WEIGHT) * LANES + lane] = 1.0 if euler else 1 / SPAN
-        work[(own + ACTIVE) * LANES + lane] = 1.0 if running else 0.0
-        work[(own + BY_EULER) * LANES + lane] = 1.0 if euler else 0.0
+        put(work, own + LENGTH, lane, length)
+        put(work, own + STAGE, lane, length * (GAMMA if euler else GAMMA / 2))
+        put(work, own + EXPLICIT, lane, 0.0 if euler else length * GAMMA / 2)
+        put(work, own + WEIGHT, lane, 1.0 if euler else 1 / SPAN)
+        put(work, own + ACTIVE, lane, 1.0 if running else 0.0)
+        put(work, own + BY_EULER, lane, 1.0 if euler else 0.0)
 
 
 @kernel
@@ -666,10 +670,10 @@ def _judge(
 ) -> bool:
     """What comes of the step of one cell, as in :mod:`pnp.solvers.integration`; whether it arrived at an output."""
     own = nodes * _rows_of_node(species)
-    norm = work[(own + NORM) * LANES + lane]
-    failed = work[(own + CONVERGED) * LANES + lane] == 0.0 or not math.isfinite(norm)
+    norm = get(work, own + NORM, lane)
+    failed = get(work, own + CONVERGED, lane) == 0.0 or not math.isfinite(norm)
     length, euler = steps.taken[lane], steps.euler[lane]
-    report[2] += work[(own + ITERATIONS) * LANES + lane]
+    report[2] += get(work, own + ITERATIONS, lane)
     if failed:
         report[4] += 1
         # Without a positive solution: the same step by backward Euler, then a shorter one.
@@ -712,9 +716,9 @@ def _record(work: Any, lane: int, potential: Any, concentrations: Any) -> None:
     species = concentrations.shape[0]
     fields = _rows_of_node(species)
     for k in range(potential.size):
-        potential[k] = work[(k * fields + POTENTIAL) * LANES + lane]
+        potential[k] = get(work, k * fields + POTENTIAL, lane)
         for s in range(species):
-            concentrations[s, k] = work[(k * fields + CONCENTRATIONS + s) * LANES + lane]
+            concentrations[s, k] = get(work, k * fields + CONCENTRATIONS + s, lane)
 
 
 @kernel
@@ -723,16 +727,16 @@ def _put_start(work: Any, group: Any, potential: Any, concentrations: Any) -> No
     species, nodes = concentrations.shape[1:]
     fields = _rows_of_node(species)
     for k in range(nodes):
-        base = k * fields * LANES
-        for lane in range(LANES):
+        base = k * fields
+        for lane in range(lanes_in(work)):
             cell = group[lane]
-            work[base + TREND * LANES + lane] = 0.0
-            work[base + POTENTIAL * LANES + lane] = potential[cell, k]
-            work[base + BEFORE * LANES + lane] = potential[cell, k]
+            put(work, base + TREND, lane, 0.0)
+            put(work, base + POTENTIAL, lane, potential[cell, k])
+            put(work, base + BEFORE, lane, potential[cell, k])
             for s in range(species):
                 c = concentrations[cell, s, k]
-                work[base + (CONCENTRATIONS + s) * LANES + lane] = c
-                work[base + (CONCENTRATIONS + species + s) * LANES + lane] = c
+                put(work, base + CONCENTRATIONS + s, lane, c)
+                put(work, base + CONCENTRATIONS + species + s, lane, c)
 
 
 @kernel
@@ -743,16 +747,16 @@ def _pack(work: Any, group: Any, numbers: Numbers, diffusivities: Any) -> None:
     material, charged = int(numbers.permittivity.shape[1] > 1), int(numbers.fixed_charge.shape[1] > 1)
     each, place = int(diffusivities.shape[1] > 1), int(diffusivities.shape[2] > 1)
     for k in range(nodes):
-        base = k * fields * LANES
-        for lane in range(LANES):
+        base = k * fields
+        for lane in range(lanes_in(work)):
             cell = group[lane]
             volume = numbers.volumes[cell, k]
-            work[base + VOLUME * LANES + lane] = volume
-            work[base + FIXED * LANES + lane] = volume * numbers.fixed_charge[cell, k * charged]
+            put(work, base + VOLUME, lane, volume)
+            put(work, base + FIXED, lane, volume * numbers.fixed_charge[cell, k * charged])
             if k < nodes - 1:
                 inverse = 1.0 / numbers.spacings[cell, k]
-                work[base + STIFFNESS * LANES + lane] = numbers.permittivity[cell, k * material] * inverse
+                put(work, base + STIFFNESS, lane, numbers.permittivity[cell, k * material] * inverse)
                 for s in range(species):
                     mobility = diffusivities[cell, s * each, k * place] * inverse
-                    work[base + (CONCENTRATIONS + 5 * species + s) * LANES + lane] = mobility
+                    put(work, base + CONCENTRATIONS + 5 * species + s, lane, mobility)
     pack_cells(work, nodes * fields, VALENCE, group, numbers, True)
