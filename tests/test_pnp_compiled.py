@@ -135,6 +135,42 @@ def test_equilibria_satisfy_the_readable_equations(ends):
     assert float(check.current_variation.max()) < 1e-10
 
 
+def test_a_gradient_is_the_same_whoever_else_wants_one():
+    """Derivatives that nobody wants are not computed."""
+    numbers = {
+        "voltage": torch.tensor([1.0, 3.0], dtype=torch.float64),
+        "permittivity": torch.tensor([0.02, 0.05], dtype=torch.float64),
+        "length": torch.tensor([2.0, 1.5], dtype=torch.float64),
+        "valence": torch.tensor([1.0, 1.5], dtype=torch.float64),
+        "filling": torch.tensor([1.0, 2.0], dtype=torch.float64),
+        "charge": torch.tensor([0.1, -0.1], dtype=torch.float64),
+    }
+
+    def gradients(*wanted: str) -> list[torch.Tensor]:
+        given = {name: one.clone().requires_grad_(name in wanted) for name, one in numbers.items()}
+        salt = [
+            pnp.Species(name, valence=sign * given["valence"], diffusivity=1.0)
+            for name, sign in (("+", 1), ("-", -1))
+        ]
+        cell = pnp.Cell(
+            pnp.Electrolyte.dimensionless(salt, permittivity=given["permittivity"]),
+            length=given["length"],
+            concentrations=given["filling"].unsqueeze(-1).expand(2, 2),
+            left=pnp.Electrode(potential=given["voltage"]),
+            right=pnp.Electrode(potential=-given["voltage"], stern_capacitance=1.0),
+            fixed_charge=given["charge"],
+        )
+        solution = pnp.solve_steady(cell, pnp.Grid.uniform(cell, NODES))
+        assert solution.stats.solver == "compiled"
+        wanted_tensors = [given[name] for name in wanted]
+        return list(torch.autograd.grad(pnp.free_energy(solution).sum(), wanted_tensors))
+
+    together = gradients(*numbers)
+    assert all(bool((one != 0).all()) for one in together)
+    for name, one in zip(numbers, together, strict=True):
+        assert torch.equal(gradients(name)[0], one)
+
+
 @pytest.mark.parametrize("kind", AT_REST_COMPILED)
 def test_gradients_are_those_of_torch(kind):
     found = []

@@ -124,8 +124,8 @@ class _Resting(torch.autograd.Function):
     def backward(ctx: Any, by_potential: Tensor, by_concentrations: Tensor) -> tuple[Any, ...]:
         potential, concentrations, *saved = ctx.saved_tensors
         numbers = Numbers(*saved)
-        zeros = (torch.zeros_like(one, memory_format=torch.contiguous_format) for one in numbers)
-        found = Numbers(*zeros)
+        wanted = ctx.needs_input_grad[4:]
+        found = Numbers(*map(_to_fill, numbers, wanted))
         _side_by_side(
             *_suited((rest_adjoint, rest_many_adjoint), potential.shape[-1], concentrations.shape[1]),
             ctx.cells,
@@ -134,7 +134,22 @@ class _Resting(torch.autograd.Function):
             *map(_array, (potential, concentrations, by_potential, by_concentrations)),
             _arrays(found),
         )
-        return None, None, None, None, *found
+        return (
+            None,
+            None,
+            None,
+            None,
+            *(one if need else None for one, need in zip(found, wanted, strict=True)),
+        )
+
+
+def _to_fill(like: Tensor, wanted: bool) -> Tensor:
+    """Room for derivatives, with no columns for those that nobody wants."""
+    return (
+        torch.zeros_like(like, memory_format=torch.contiguous_format)
+        if wanted
+        else like.new_empty(len(like), 0)
+    )
 
 
 def _structure(system: System) -> tuple[bool, Any]:

@@ -463,7 +463,10 @@ def total_by_potential(
 def by_numbers(
     cell: int, numbers: Numbers, closed: bool, held: Any, multiplier: Any, state: Any, found: Numbers
 ) -> None:
-    """Derivatives by all numbers of one cell, from its multipliers and its state with what is `by` that."""
+    """Derivatives by the numbers of one cell, from its multipliers and its state with what is `by` that.
+
+    Only those of `found` that have columns, see :class:`~pnp.compiled.inputs.Numbers`.
+    """
     phi, c, by_phi, by_c = state
     spacings, volumes, ends = numbers.spacings[cell], numbers.volumes[cell], numbers.ends[cell]
     permittivity, fixed_charge = numbers.permittivity[cell], numbers.fixed_charge[cell]
@@ -476,42 +479,50 @@ def by_numbers(
     of_fixed_charge, of_valences = found.fixed_charge[cell], found.valences[cell]
     of_amounts, of_ends = found.amounts[cell], found.ends[cell]
     nodes = phi.size
-    of_permittivity[:] = 0.0
-    of_fixed_charge[:] = 0.0
-    of_ends[:] = 0.0
+    ends_wanted, geometry, valences_wanted = of_ends.size > 0, of_volumes.size > 0, of_valences.size > 0
+    fixed_wanted, medium = of_fixed_charge.size > 0, of_permittivity.size > 0
     material, fixed = int(permittivity.size > 1), int(fixed_charge.size > 1)
     charge, moved = np.empty(nodes), np.empty(nodes)
     total = np.array([by_phi[0], by_phi[nodes - 1]])
     for k in range(nodes):
         charge[k] = multiplier[k] * volumes[k]
-        of_volumes[k] = multiplier[k] * fixed_charge[k * fixed]
-        of_fixed_charge[k * fixed] += charge[k]
+    if geometry:
+        for k in range(nodes):
+            of_volumes[k] = multiplier[k] * fixed_charge[k * fixed]
+    if fixed_wanted:
+        for k in range(nodes):
+            of_fixed_charge[k * fixed] += charge[k]
     for s in range(valences.size):
         z, own, by = valences[s], c[s], by_c[s]
-        for k in range(nodes):
-            moved[k] = own[k] * phi[k]
         felt = scalar_product(own, charge)
         share = scalar_product(own, by) + z * felt
         each = share / amounts[s] if closed else 0.0
-        work = felt - scalar_product(moved, by) - z * scalar_product(moved, charge)
-        of_valences[s] = work + (each * scalar_product(moved, volumes) if closed else share * ends[6])
-        of_amounts[s] = share / amounts[s]
-        if not closed:
-            of_ends[6] += z * share
-            if amounts[s] == 0.0:
+        if valences_wanted:
+            for k in range(nodes):
+                moved[k] = own[k] * phi[k]
+            work = felt - scalar_product(moved, by) - z * scalar_product(moved, charge)
+            of_valences[s] = work + (each * scalar_product(moved, volumes) if closed else share * ends[6])
+        if of_amounts.size > 0:
+            of_amounts[s] = share / amounts[s]
+            if not closed and amounts[s] == 0.0:
                 of_amounts[s] = 0.0
                 for k in range(nodes):
                     of_amounts[s] += (by[k] + z * charge[k]) * np.exp(-z * (phi[k] - ends[6]))
-        for k in range(nodes):
-            of_volumes[k] += (multiplier[k] * z - each) * own[k]
+        if ends_wanted and not closed:
+            of_ends[6] += z * share
+        if geometry:
+            for k in range(nodes):
+                of_volumes[k] += (multiplier[k] * z - each) * own[k]
         for side in range(2):
             k = side * (nodes - 1)
             total[side] += z * own[k] * (each * volumes[k] - by[k] - z * charge[k])
     for k in range(nodes - 1):
         strain = -(multiplier[k] - multiplier[k + 1]) * (phi[k] - phi[k + 1]) / spacings[k]
-        of_permittivity[k * material] += strain
-        of_spacings[k] = -strain * permittivity[k * material] / spacings[k]
-    for side in range(2):
+        if medium:
+            of_permittivity[k * material] += strain
+        if of_spacings.size > 0:
+            of_spacings[k] = -strain * permittivity[k * material] / spacings[k]
+    for side in range(2 if ends_wanted else 0):
         node, next_ = side * (nodes - 1), 1 + side * (nodes - 3)
         if held[node]:
             edge = side * (nodes - 2)
