@@ -17,13 +17,11 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
 
 import torch
-from scipy import constants
 from torch import Tensor
 
+from .constants import AVOGADRO, FARADAY, GAS, VACUUM_PERMITTIVITY
 from .quantity import Quantity, as_quantity, broadcast_batch
 from .reactions import Reaction, numbers_of
-
-FARADAY = constants.value("Faraday constant")
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,9 +93,9 @@ class Electrolyte:
     reactions: Sequence[Reaction] = ()
     solvent_diameter: Quantity = None
     faraday_constant: float = FARADAY
-    gas_constant: float = constants.R
-    vacuum_permittivity: float = constants.epsilon_0
-    avogadro_constant: float = constants.N_A
+    gas_constant: float = GAS
+    vacuum_permittivity: float = VACUUM_PERMITTIVITY
+    avogadro_constant: float = AVOGADRO
     valences: Tensor = field(init=False, repr=False)
     diffusivities: Tensor = field(init=False, repr=False)
     diameters: Tensor = field(init=False, repr=False)

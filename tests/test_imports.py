@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from scipy import constants
 
 import pnp
+import pnp.constants
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {
     *("matplotlib", "pint", "xarray", "sklearn", "fusion", "safetensors", "jinja2"),
-    *("dask", "distributed", "scipy.stats"),
+    *("dask", "distributed", "scipy.constants", "scipy.stats"),
 }
 
 
@@ -54,6 +56,14 @@ def test_everything_exported_exists_and_is_documented():
     for name in pnp.__all__:
         assert getattr(pnp, name).__doc__, name
     assert sorted(pnp.__all__, key=str.lower) == sorted(set(pnp.__all__), key=str.lower)
+
+
+def test_constants_of_nature_are_those_of_scipy():
+    assert pnp.constants.AVOGADRO == constants.N_A
+    assert constants.value("Faraday constant") == pnp.constants.FARADAY
+    assert pnp.constants.GAS == constants.R
+    # Other releases of scipy hold other tables.
+    assert pytest.approx(constants.epsilon_0, rel=1e-9) == pnp.constants.VACUUM_PERMITTIVITY
 
 
 def test_importing_pnp_brings_nothing_heavy():
