@@ -38,11 +38,11 @@ from .lanes import (
     where,
 )
 
-STIFFNESS, VOLUME, FIXED, POTENTIAL, BEFORE, TREND, CONCENTRATIONS = range(7)
+STIFFNESS, VOLUME, FIXED, POTENTIAL, BEFORE, MIDDLE, TREND, CURVE, CONCENTRATIONS = range(9)
 """Rows of a node: permittivity over the spacing to its right, control volume, fixed charge in it, potential, the
-same at the start of the step, its rate of change in the last step; from there on, for every species: concentration,
-at the start of the step, known part of the stage, rate at the start and in the middle, mobility over the spacing to
-the right; then S + 1 rows of y and a square matrix X."""
+same at the start and in the middle of the step, its rate of change and half of that rate's at the end of the last
+step; from there on, for every species: concentration, at the start of the step, known part of the stage, rate at the
+start and in the middle, mobility over the spacing to the right; then S + 1 rows of y and a square matrix X."""
 (
     LEFT_SPRING,
     LEFT_CHARGE,
@@ -57,14 +57,17 @@ the right; then S + 1 rows of y and a square matrix X."""
     NORM,
     ITERATIONS,
     CONVERGED,
+    LAST,
     VALENCE,
-) = range(14)
+) = range(15)
 """Rows of a cell, after its nodes: the ends as :func:`pnp.compiled.inputs.pack_cells` puts them; implicit and whole
 length of the step, explicit length of its first stage, weight of the middle in the second, whether there is a step to
-take and by which method; norm of its error, iterations and whether they converged; then valences, amounts, largest
-concentrations, and the equations of one node."""
-SETTLED, MOST_ITERATIONS = 1e-7, 15
-"""Of the largest relative change that is left; and most iterations of a stage."""
+take and by which method; norm of its error, iterations and whether they converged; length of the last step, or zero
+where that was not taken; then valences, amounts, largest concentrations, and the equations of one node."""
+SETTLED, MOST_ITERATIONS = 1e-2, 15
+"""How much of the tolerance of a step the largest relative change that is left may be; most iterations of a stage."""
+ROUNDING = 1e-13
+"""Smaller changes are not asked for."""
 LOST = 1e-10
 """Relative error of an amount at which a step is refused."""
 STUCK, SPENT = 1, 2
@@ -371,7 +374,7 @@ def _sweep_up(work: Any, nodes: int, species: int, active: Any) -> Any:
 
 
 @kernel
-def _stage(work: Any, nodes: int, species: int, held: Any, baths: Any, active: Any) -> Any:
+def _stage(work: Any, nodes: int, species: int, held: Any, baths: Any, active: Any, tolerance: float) -> Any:
     """Newton's method for one stage; which cells converged, and the iterations of each."""
     fields = _rows_of_node(species)
     peak = nodes * fields + VALENCE + 2 * species
@@ -391,7 +394,7 @@ def _stage(work: Any, nodes: int, species: int, held: Any, baths: Any, active: A
         moved, limited = _sweep_up(work, nodes, species, active)
         iterations = where(active, iterations + 1.0, iterations)
         # What the next iteration would change is less by at least the factor that this one changed less.
-        done = active & opposite(limited) & (moved * smallest(moved / before, 1.0) < SETTLED)
+        done = active & opposite(limited) & (moved * smallest(moved / before, 1.0) < tolerance)
         before = moved
         converged = converged | done
         # A comparison with NaN does not hold.
@@ -423,27 +426,32 @@ def _first_rates(work: Any, nodes: int, species: int, baths: Any) -> None:
 
 @kernel
 def _begin_first(work: Any, nodes: int, species: int, held: Any) -> None:
-    """Known part of the first stage, and a straight line as its first guess."""
+    """Known part of the first stage, and a parabola through the last step as its first guess."""
     fields = _rows_of_node(species)
-    explicit = load(work, nodes * fields + EXPLICIT)
+    own = nodes * fields
+    explicit, last = load(work, own + EXPLICIT), load(work, own + LAST)
+    ahead = 2.0 * explicit
+    bend = where(last > 0.0, ahead * ahead * 0.5 / ((1 - GAMMA) * last), 0.0)
     for k in range(nodes):
         base = k * fields
         if not held[k]:
-            guess = load(work, base + BEFORE) + 2.0 * explicit * load(work, base + TREND)
-            store(work, base + POTENTIAL, guess)
+            trend = load(work, base + TREND) + ahead * load(work, base + CURVE)
+            store(work, base + POTENTIAL, load(work, base + BEFORE) + ahead * trend)
         for s in range(species):
             at = base + CONCENTRATIONS + s
             start, change = load(work, at + species), explicit * load(work, at + 3 * species)
             store(work, at + 2 * species, start + change)
-            store(work, at, largest(start + 2.0 * change, KEEP_AT_LEAST * start))
+            curve = bend * (load(work, at + 3 * species) - load(work, at + 4 * species))
+            store(work, at, largest(start + 2.0 * change + curve, KEEP_AT_LEAST * start))
 
 
 @kernel
 def _begin_second(work: Any, nodes: int, species: int, held: Any, baths: Any) -> None:
-    """Rates in the middle, known part of the second stage, and a straight line as its first guess."""
+    """Rates in the middle, known part of the second stage, and a parabola through the first as its first guess."""
     fields = _rows_of_node(species)
     own = nodes * fields
     inverse, weight = 1.0 / load(work, own + STAGE), load(work, own + WEIGHT)
+    length, last = load(work, own + LENGTH), load(work, own + LAST)
     for k in range(nodes):
         base = k * fields
         for s in range(species):
@@ -453,12 +461,15 @@ def _begin_second(work: Any, nodes: int, species: int, held: Any, baths: Any) ->
             store(work, at + 4 * species, splat(work, 0.0) if baths[k] else rate)
             store(work, at + 2 * species, weight * middle + (1.0 - weight) * start)
             if not baths[k]:
-                guess = middle + (1 - GAMMA) / GAMMA * (middle - start)
+                slope, trend = (middle - start) / GAMMA, length * load(work, at + 3 * species)
+                guess = start + trend + (slope - trend) / GAMMA
                 store(work, at, largest(guess, KEEP_AT_LEAST * middle))
         if not held[k]:
-            middle = load(work, base + POTENTIAL)
-            guess = middle + (1 - GAMMA) / GAMMA * (middle - load(work, base + BEFORE))
-            store(work, base + POTENTIAL, guess)
+            middle, start = load(work, base + POTENTIAL), load(work, base + BEFORE)
+            slope = (middle - start) / GAMMA
+            trend = where(last > 0.0, length * load(work, base + TREND), slope)
+            store(work, base + MIDDLE, middle)
+            store(work, base + POTENTIAL, start + trend + (slope - trend) / GAMMA)
 
 
 @kernel
@@ -529,12 +540,19 @@ def _error_norm(work: Any, nodes: int, species: int, relative: float, absolute_:
 def _accept(work: Any, nodes: int, species: int, accepted: Any) -> None:
     """Go on from the end of the step where it was accepted, from its start elsewhere."""
     fields = _rows_of_node(species)
-    inverse = 1.0 / load(work, nodes * fields + LENGTH)
+    own = nodes * fields
+    inverse = 1.0 / load(work, own + LENGTH)
+    store(work, own + LAST, where(accepted, load(work, own + LENGTH), 0.0))
     for k in range(nodes):
         base = k * fields
-        potential = where(accepted, load(work, base + POTENTIAL), load(work, base + BEFORE))
-        trend = inverse * (potential - load(work, base + BEFORE))
+        before, middle = load(work, base + BEFORE), load(work, base + MIDDLE)
+        end = load(work, base + POTENTIAL)
+        slope, later = inverse * (middle - before) / GAMMA, inverse * (end - middle) / (1 - GAMMA)
+        curve = inverse * (later - slope)
+        trend = later + (1 - GAMMA) * (later - slope)
         store(work, base + TREND, where(accepted, trend, load(work, base + TREND)))
+        store(work, base + CURVE, where(accepted, curve, 0.0))
+        potential = where(accepted, end, before)
         store(work, base + POTENTIAL, potential)
         store(work, base + BEFORE, potential)
         for s in range(species):
@@ -637,12 +655,13 @@ def _try(work: Any, nodes: int, species: int, closed: bool, held: Any, baths: An
     """Take a step with every cell that is active, and go on from its end where its error is small enough."""
     own = nodes * _rows_of_node(species)
     active, euler = load(work, own + ACTIVE) > 0.0, load(work, own + BY_EULER) > 0.0
+    tolerance = max(SETTLED * control[0], ROUNDING)
     _begin_first(work, nodes, species, held)
-    converged, iterations = _stage(work, nodes, species, held, baths, active)
+    converged, iterations = _stage(work, nodes, species, held, baths, active, tolerance)
     _begin_second(work, nodes, species, held, baths)
     shorter = load(work, own + LENGTH) * (1 - GAMMA)
     store(work, own + STAGE, where(euler, shorter, load(work, own + STAGE)))
-    converged, more = _stage(work, nodes, species, held, baths, converged)
+    converged, more = _stage(work, nodes, species, held, baths, converged, tolerance)
     _end(work, nodes, species, baths, euler)
     if closed:
         converged = converged & (_restore_amounts(work, nodes, species) < LOST)
@@ -724,6 +743,7 @@ def _record(work: Any, lane: int, potential: Any, concentrations: Any) -> None:
 @kernel
 def _put_start(work: Any, group: Any, potential: Any, concentrations: Any) -> None:
     """The states at the start, which change in no known way."""
+    store(work, concentrations.shape[2] * _rows_of_node(concentrations.shape[1]) + LAST, 0.0)
     species, nodes = concentrations.shape[1:]
     fields = _rows_of_node(species)
     for k in range(nodes):
@@ -731,6 +751,8 @@ def _put_start(work: Any, group: Any, potential: Any, concentrations: Any) -> No
         for lane in range(lanes_in(work)):
             cell = group[lane]
             put(work, base + TREND, lane, 0.0)
+            put(work, base + CURVE, lane, 0.0)
+            put(work, base + MIDDLE, lane, potential[cell, k])
             put(work, base + POTENTIAL, lane, potential[cell, k])
             put(work, base + BEFORE, lane, potential[cell, k])
             for s in range(species):
