@@ -14,10 +14,18 @@ from .evaluation.scores import evaluate
 from .grounded.subspaces import Channels, Subspaces, dissociate
 from .grounded.transport import channel_cell, migrate
 from .layers.cell_gmf import CellGMF
+from .layers.cross_attention import CrossAttention
+from .layers.gated import GatedFusion
 from .layers.gmf import GMF
 from .layers.layer import Fused, FusionLayer
+from .layers.low_rank import LowRankTensorFusion
+from .layers.mbt import MBT
+from .layers.misa import MISA
+from .layers.perceiver import Perceiver
 from .layers.plain import Concatenation, LateFusion, Sum
 from .layers.registry import LAYERS, find_layer
+from .layers.scfae import SCFAE
+from .layers.stacked import Stacked
 from .model import FusionModel, Prediction
 from .training.loop import train
 from .training.recipe import Recipe
@@ -26,18 +34,26 @@ from .training.run import Run, load_run
 __all__ = [
     "GMF",
     "LAYERS",
+    "MBT",
+    "MISA",
+    "SCFAE",
     "CellGMF",
     "Channels",
     "Comparison",
     "Concatenation",
+    "CrossAttention",
     "Features",
     "Fused",
     "FusionLayer",
     "FusionModel",
+    "GatedFusion",
     "LateFusion",
+    "LowRankTensorFusion",
+    "Perceiver",
     "Prediction",
     "Recipe",
     "Run",
+    "Stacked",
     "Subspaces",
     "Sum",
     "channel_cell",

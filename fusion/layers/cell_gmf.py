@@ -35,7 +35,8 @@ class CellGMF(FusionLayer):
         RuntimeError: The layer is used before :meth:`fit` (or before fitted weights were loaded).
     """
 
-    standardises: ClassVar[bool] = True
+    standardises = True
+    fewest: ClassVar[int] = 2
     fitted: Tensor
     coherence: Tensor
 
