@@ -211,7 +211,7 @@ def test_wrong_presence_is_named(name, present, message):
 
 
 WRONG_DIMS = {
-    "none": ({}, "dims must name at least . modalit(y|ies), got none"),
+    "none": ({}, "dims must name at least (one modality|two modalities), got none"),
     "zero": ({"audio": 5, "video": 0}, r"dims\['video'\] must be an integer of 1 or more, got 0"),
     "negative": ({"audio": -3, "video": 5}, r"dims\['audio'\] must be an integer of 1 or more, got -3"),
     "fraction": ({"audio": 5, "video": 2.5}, r"dims\['video'\] must be an integer of 1 or more, got 2.5"),

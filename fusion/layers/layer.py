@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from .presence import Presence, everywhere, mean_of_valid, valid_steps, zero_absent
+from .presence import Presence, everywhere, mean_of_valid, valid_steps, values_may_decide, zero_absent
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,8 @@ class Fused:
         return torch.cat(list(self.fused.values()), dim=-1)
 
 
-torch.export.register_dataclass(Fused)  # so that a layer can be exported whole
+# So that a layer can be exported, saved and loaded whole.
+torch.export.register_dataclass(Fused, serialized_type_name="fusion.Fused")
 
 
 class FusionLayer(nn.Module, ABC):
@@ -157,9 +158,9 @@ class FusionLayer(nn.Module, ABC):
         _check_names("lengths", lengths, self.dims)
         batch, device = self._check_features(features, lengths)
         full = everywhere(list(self.dims), batch, device)
-        if present is None and not lengths:
+        if not present and not lengths:
             return {name: features[name] for name in self.dims}, full
-        if present is not None:
+        if present:
             _check_names("present", present, self.dims)
             _check_presence(present, batch)
             full |= {name: present[name] for name in full if name in present}
@@ -177,7 +178,7 @@ class FusionLayer(nn.Module, ABC):
         self, features: dict[str, Tensor], present: Presence, sequences: tuple[str, ...]
     ) -> Fused:
         """Make tokens of vectors, put all batch axes into one, fuse, and undo the latter."""
-        batch: tuple[int, ...] = ()
+        batch: list[int] = []
         for name in self.dims:
             if name not in sequences:
                 features[name], present[name] = features[name].unsqueeze(-2), present[name].unsqueeze(-1)
@@ -222,9 +223,8 @@ class FusionLayer(nn.Module, ABC):
 
 def _checked_dims(dims: Mapping[str, int], fewest: int) -> dict[str, int]:
     if len(dims) < fewest:
-        raise ValueError(
-            f"dims must name at least {fewest} {'modality' if fewest == 1 else 'modalities'}, got {_listed(dims)}."
-        )
+        needed = "one modality" if fewest == 1 else "two modalities"
+        raise ValueError(f"dims must name at least {needed}, got {_listed(dims)}.")
     checked = {}
     for name, length in dims.items():
         try:
@@ -270,7 +270,7 @@ def _check_lengths(lengths: Mapping[str, Tensor], steps: Mapping[str, int], batc
         if values.dtype == torch.bool or values.is_floating_point() or values.is_complex():
             raise ValueError(f"lengths[{name!r}] must be integers, got {values.dtype}.")
         _check_shape(f"lengths[{name!r}]", values, batch)
-        if _looks_at_values() and bool(((values < 0) | (values > steps[name])).any()):
+        if values_may_decide() and bool(((values < 0) | (values > steps[name])).any()):
             raise ValueError(
                 f"lengths[{name!r}] must be from 0 to the {steps[name]} steps of the sequence, "
                 f"got {int(values.min())} to {int(values.max())}."
@@ -278,7 +278,7 @@ def _check_lengths(lengths: Mapping[str, Tensor], steps: Mapping[str, int], batc
 
 
 def _check_not_empty(present: Presence, sequences: Container[str]) -> None:
-    if not _looks_at_values():
+    if not values_may_decide():
         return
     each = [values.any(dim=-1) if name in sequences else values for name, values in present.items()]
     empty = ~torch.stack(each).any(dim=0)
@@ -288,11 +288,6 @@ def _check_not_empty(present: Presence, sequences: Container[str]) -> None:
             f"present leaves {int(empty.sum())} of {empty.numel()} samples without any modality "
             f"(the first at {first}); at least one is needed."
         )
-
-
-def _looks_at_values() -> bool:
-    """Whether a check may depend on the numbers in a tensor, which would break a graph."""
-    return not torch.compiler.is_compiling()
 
 
 def _listed(names: Iterable[str]) -> str:

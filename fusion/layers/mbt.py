@@ -72,7 +72,7 @@ class MBT(FusionLayer):
     def fuse(self, features: dict[str, Tensor], present: Presence) -> Fused:
         """Pass the layers and average the class tokens; see :class:`FusionLayer` for the arguments."""
         tokens, valid = self.tokenise(features, present)
-        samples = len(next(iter(tokens.values())))
+        samples = next(iter(tokens.values())).shape[0]
         there = torch.stack([values.any(dim=1) for values in present.values()], dim=1)
         shared = self.bottleneck.to(next(iter(tokens.values())).dtype).expand(samples, -1, -1)
         padded = {

@@ -64,3 +64,8 @@ def mean_of_valid(values: Tensor, valid: Tensor) -> Tensor:
     """Mean over steps of `values`, `(*batch, T, l)`, where `valid`, `(*batch, T)`; zero if no step is."""
     count = valid.sum(dim=-1, keepdim=True).clamp(min=1)
     return zero_absent(values, valid).sum(dim=-2) / count
+
+
+def values_may_decide() -> bool:
+    """Whether the numbers in a tensor may decide what is done next: not where that would break a graph."""
+    return not torch.compiler.is_compiling()

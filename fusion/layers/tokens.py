@@ -41,7 +41,7 @@ class Tokens(nn.Module):
         for name, values in features.items():
             tokens[name], valid[name] = self.projection[name](values), present[name]
             if name in self.classes:
-                first = self.classes[name].to(tokens[name].dtype).expand(len(values), 1, -1)
+                first = self.classes[name].to(tokens[name].dtype).expand(values.shape[0], 1, -1)
                 tokens[name] = torch.cat([first, tokens[name]], dim=1)
                 valid[name] = torch.cat([torch.ones_like(present[name][:, :1]), present[name]], dim=1)
         return tokens, valid
