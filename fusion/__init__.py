@@ -9,6 +9,7 @@ baselines are layers of one interface; :func:`train`, :func:`evaluate` and :func
 from .data.datasets import digits_two_views, shared_private
 from .data.feature_file import load_features, save_features
 from .data.features import Features
+from .encoders import AttentionEncoder, RecurrentEncoder, SequenceEncoder, VectorEncoder
 from .evaluation.comparison import Comparison, compare
 from .evaluation.scores import evaluate
 from .grounded.subspaces import Channels, Subspaces, dissociate
@@ -37,6 +38,7 @@ __all__ = [
     "MBT",
     "MISA",
     "SCFAE",
+    "AttentionEncoder",
     "CellGMF",
     "Channels",
     "Comparison",
@@ -52,10 +54,13 @@ __all__ = [
     "Perceiver",
     "Prediction",
     "Recipe",
+    "RecurrentEncoder",
     "Run",
+    "SequenceEncoder",
     "Stacked",
     "Subspaces",
     "Sum",
+    "VectorEncoder",
     "channel_cell",
     "compare",
     "digits_two_views",
