@@ -93,26 +93,22 @@ def test_bottlenecks_are_the_only_way_between_modalities():
     assert reached(2) == ["a", "b", "c"]
 
 
-def test_bottleneck_transformer_step_by_step():
+@pytest.mark.parametrize("there", [("a", "b"), ("a",)])
+def test_bottleneck_transformer_step_by_step(there):
     dims = {"a": 3, "b": 5}
     layer, features = MBT(dims, depth=2, bottlenecks=3, **SMALL).double(), draw(dims=dims)
-    shared = layer.bottleneck.expand(6, 3, 8)
-    streams = {
-        name: torch.cat(
-            [
-                layer.tokenise.classes[name].expand(6, 1, -1),
-                layer.tokenise.projection[name](features[name])[:, None],
-            ],
-            dim=1,
-        )
-        for name in dims
-    }
+    nn.init.normal_(layer.bottleneck)
+    present = {name: torch.full((6,), name in there) for name in dims}
+    shared, streams = layer.bottleneck.expand(6, 3, 8), {}
+    for name in there:
+        first = layer.tokenise.classes[name].expand(6, 1, -1)
+        streams[name] = torch.cat([first, layer.tokenise.projection[name](features[name])[:, None]], dim=1)
     for step in range(2):
-        joint = {name: layer.blocks[name][step](torch.cat([streams[name], shared], 1)) for name in dims}
+        joint = {name: layer.blocks[name][step](torch.cat([streams[name], shared], 1)) for name in there}
         streams = {name: values[:, :2] for name, values in joint.items()}
-        shared = (joint["a"][:, 2:] + joint["b"][:, 2:]) / 2
-    expected = (layer.norm(streams["a"][:, 0]) + layer.norm(streams["b"][:, 0])) / 2
-    torch.testing.assert_close(layer(features).fused, {"class": expected})
+        shared = sum(values[:, 2:] for values in joint.values()) / len(there)
+    expected = sum(layer.norm(values[:, 0]) for values in streams.values()) / len(there)
+    torch.testing.assert_close(layer(features, present).fused, {"class": expected})
 
 
 def test_perceiver_step_by_step():
