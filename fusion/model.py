@@ -57,16 +57,18 @@ class Standardise(nn.Module):
 
     def forward(self, features: Tensor, present: Tensor) -> Tensor:
         """Standardise `(*batch, l)` where `present`, `(*batch)`, is true."""
-        flat, chosen = features.reshape(-1, self.channels), present.reshape(-1)
-        rows, mean, variance = flat[chosen], self.mean, self.variance
-        if self.training and len(rows) > 1:
-            # By hand: torch's batch_norm wakes every thread even for a few rows, which costs 20 ms a call
-            # on a busy machine.
-            variance, mean = torch.var_mean(rows, dim=0, correction=0)
-            self._remember(mean.detach(), variance.detach(), len(rows))
-        rows = (rows - mean) * (variance + 1e-8).rsqrt()
-        rows = rows.clamp(-self.limit, self.limit)
-        return torch.zeros_like(flat).index_put((chosen,), rows).reshape(features.shape)
+        # An encoder under autocast gives bfloat16, too coarse for statistics.
+        values = zero_absent(features, present).to(self.mean.dtype)
+        mean, variance = self.mean, self.variance
+        if self.training:
+            rows = values.reshape(-1, self.channels)[present.reshape(-1)]
+            if len(rows) > 1:
+                # By hand: torch's batch_norm wakes every thread even for a few rows, which costs 20 ms a call
+                # on a busy machine.
+                variance, mean = torch.var_mean(rows, dim=0, correction=0)
+                self._remember(mean.detach(), variance.detach(), len(rows))
+        scaled = (values - mean) * (variance + 1e-8).rsqrt()
+        return zero_absent(scaled.clamp(-self.limit, self.limit), present)
 
     def _remember(self, mean: Tensor, variance: Tensor, samples: int) -> None:
         self.batches += 1

@@ -203,6 +203,27 @@ def test_a_sequence_without_a_step_is_absent(encoder):
     torch.testing.assert_close(logits[:3], nobody[:3])
 
 
+@pytest.mark.parametrize("layer", [GMF, Perceiver, LateFusion])
+def test_a_trained_model_is_one_graph(layer):
+    torch._dynamo.reset()
+    model = FusionModel(layer(DIMS), 4)
+    model(features())
+    model.eval()
+    present = {"a": torch.arange(40) % 2 == 0}
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(features(), present).logits, model(features(), present).logits)
+
+
+def test_mixed_precision():
+    encoder = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+    model = FusionModel(GMF(DIMS), 4, encoders={"a": encoder})
+    with torch.autocast("cpu", torch.bfloat16):
+        prediction = model(features(), {"a": torch.arange(40) > 3})
+    (prediction.logits.square().mean() + prediction.losses["reconstruction"]).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    assert encoder[0].weight.grad.any()
+
+
 def test_frozen_encoders_stay_as_they_are():
     def encoder(inputs):
         return nn.Sequential(nn.Linear(inputs, inputs), nn.BatchNorm1d(inputs), nn.Dropout(0.5))
