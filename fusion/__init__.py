@@ -9,15 +9,24 @@ baselines are layers of one interface; :func:`train`, :func:`evaluate` and :func
 from .data.datasets import digits_two_views, shared_private
 from .data.feature_file import load_features, save_features
 from .data.features import Features
+from .encoders import AttentionEncoder, RecurrentEncoder, SequenceEncoder, VectorEncoder
 from .evaluation.comparison import Comparison, compare
 from .evaluation.scores import evaluate
 from .grounded.subspaces import Channels, Subspaces, dissociate
 from .grounded.transport import channel_cell, migrate
 from .layers.cell_gmf import CellGMF
+from .layers.cross_attention import CrossAttention
+from .layers.gated import GatedFusion
 from .layers.gmf import GMF
 from .layers.layer import Fused, FusionLayer
+from .layers.low_rank import LowRankTensorFusion
+from .layers.mbt import MBT
+from .layers.misa import MISA
+from .layers.perceiver import Perceiver
 from .layers.plain import Concatenation, LateFusion, Sum
 from .layers.registry import LAYERS, find_layer
+from .layers.scfae import SCFAE
+from .layers.stacked import Stacked
 from .model import FusionModel, Prediction
 from .training.loop import train
 from .training.recipe import Recipe
@@ -26,20 +35,32 @@ from .training.run import Run, load_run
 __all__ = [
     "GMF",
     "LAYERS",
+    "MBT",
+    "MISA",
+    "SCFAE",
+    "AttentionEncoder",
     "CellGMF",
     "Channels",
     "Comparison",
     "Concatenation",
+    "CrossAttention",
     "Features",
     "Fused",
     "FusionLayer",
     "FusionModel",
+    "GatedFusion",
     "LateFusion",
+    "LowRankTensorFusion",
+    "Perceiver",
     "Prediction",
     "Recipe",
+    "RecurrentEncoder",
     "Run",
+    "SequenceEncoder",
+    "Stacked",
     "Subspaces",
     "Sum",
+    "VectorEncoder",
     "channel_cell",
     "compare",
     "digits_two_views",

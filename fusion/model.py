@@ -1,13 +1,13 @@
 """A whole model: encoders, standardisation, a fusion layer and a head that decides."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from .layers.layer import Fused, FusionLayer
-from .layers.presence import Presence, zero_absent
+from .layers.presence import Presence, valid_steps, zero_absent
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,16 +57,18 @@ class Standardise(nn.Module):
 
     def forward(self, features: Tensor, present: Tensor) -> Tensor:
         """Standardise `(*batch, l)` where `present`, `(*batch)`, is true."""
-        flat, chosen = features.reshape(-1, self.channels), present.reshape(-1)
-        rows, mean, variance = flat[chosen], self.mean, self.variance
-        if self.training and len(rows) > 1:
-            # By hand: torch's batch_norm wakes every thread even for a few rows, which costs 20 ms a call
-            # on a busy machine.
-            variance, mean = torch.var_mean(rows, dim=0, correction=0)
-            self._remember(mean.detach(), variance.detach(), len(rows))
-        rows = (rows - mean) * (variance + 1e-8).rsqrt()
-        rows = rows.clamp(-self.limit, self.limit)
-        return torch.zeros_like(flat).index_put((chosen,), rows).reshape(features.shape)
+        # An encoder under autocast gives bfloat16, too coarse for statistics.
+        values = zero_absent(features, present).to(self.mean.dtype)
+        mean, variance = self.mean, self.variance
+        if self.training:
+            rows = values.reshape(-1, self.channels)[present.reshape(-1)]
+            if len(rows) > 1:
+                # By hand: torch's batch_norm wakes every thread even for a few rows, which costs 20 ms a call
+                # on a busy machine.
+                variance, mean = torch.var_mean(rows, dim=0, correction=0)
+                self._remember(mean.detach(), variance.detach(), len(rows))
+        scaled = (values - mean) * (variance + 1e-8).rsqrt()
+        return zero_absent(scaled.clamp(-self.limit, self.limit), present)
 
     def _remember(self, mean: Tensor, variance: Tensor, samples: int) -> None:
         self.batches += 1
@@ -78,9 +80,13 @@ class Standardise(nn.Module):
 class JointHead(nn.Module):
     """One decision on all that the layer gives."""
 
-    def __init__(self, layer: FusionLayer, outputs: int, hidden: int | None, dropout: float) -> None:
+    def __init__(
+        self, layer: FusionLayer, outputs: int | nn.Module, hidden: int | None, dropout: float
+    ) -> None:
         super().__init__()
-        self.decision = perceptron(layer.out_features, outputs, hidden, dropout)
+        if not isinstance(outputs, nn.Module):
+            outputs = perceptron(layer.out_features, outputs, hidden, dropout)
+        self.decision = outputs
 
     def forward(self, fused: Fused, present: Presence) -> Tensor:
         """Logits `(*batch, outputs)`; who is present is for the layer to have dealt with."""
@@ -89,16 +95,23 @@ class JointHead(nn.Module):
 
 
 class AverageHead(nn.Module):
-    """One decision for each modality, averaged over those present (late fusion)."""
+    """One decision for each entry of `fused`, averaged over those present (late fusion)."""
 
-    def __init__(self, layer: FusionLayer, outputs: int, hidden: int | None, dropout: float) -> None:
+    def __init__(
+        self, layer: FusionLayer, outputs: int | nn.Module, hidden: int | None, dropout: float
+    ) -> None:
         super().__init__()
+        if isinstance(outputs, nn.Module):
+            raise ValueError(
+                f"outputs must be a number for {type(layer).__name__}, which has a head for each modality, "
+                f"got {type(outputs).__name__}."
+            )
         self.decisions = nn.ModuleDict(
             {name: perceptron(length, outputs, hidden, dropout) for name, length in layer.fused_dims.items()}
         )
 
     def forward(self, fused: Fused, present: Presence) -> Tensor:
-        """Logits `(*batch, outputs)`."""
+        """Logits `(*batch, outputs)` from who is present, `{entry: (*batch)}`."""
         logits = [
             zero_absent(self.decisions[name](values), present[name]) for name, values in fused.fused.items()
         ]
@@ -111,79 +124,133 @@ class FusionModel(nn.Module):
 
     Arguments:
         layer: Any :class:`FusionLayer`. One whose `late` is true gets a head for each modality.
-        outputs: Numbers per sample: classes, or 1 for a regression.
+        outputs: Numbers per sample: classes, or 1 for a regression. Or a head of your own, a module from
+            `(*batch, layer.out_features)` to `(*batch, outputs)`.
         standardise: Scale each modality by running statistics before the layer (unless the layer's
-            `standardises` says that it does so itself).
+            `standardises` says that it does so itself), every valid step of a sequence alike.
         hidden: Width of the head's hidden layer (linear, ReLU, dropout, linear); None: a linear head.
         dropout: Probability in the head, 0 to below 1.
         encoders: Modality name → module that makes features `(N, l)` of raw input `(N, ...)`; a modality
-            not named is taken as it is.
+            not named is taken as it is. For a modality that `lengths` names it is called with them,
+            `encoder(values, lengths)`, and returns either a vector or as many steps as it was given.
+        frozen: Names of encoders that are not trained: no gradients, and always in evaluation mode.
 
     Raises:
-        ValueError: A number out of range, or an encoder for an unknown modality.
+        ValueError: A number out of range, an encoder for an unknown modality, `frozen` that names no
+            encoder, or a head of your own for a layer that needs several.
     """
 
     def __init__(
         self,
         layer: FusionLayer,
-        outputs: int,
+        outputs: int | nn.Module,
         *,
         standardise: bool = True,
         hidden: int | None = 128,
         dropout: float = 0.2,
         encoders: Mapping[str, nn.Module] | None = None,
+        frozen: Iterable[str] = (),
     ) -> None:
         super().__init__()
-        _check_model(layer, outputs, hidden, dropout, encoders or {})
+        self.frozen = tuple(frozen)
+        _check_model(layer, outputs, hidden, dropout, encoders or {}, self.frozen)
         self.layer = layer
         self.encoders = nn.ModuleDict(dict(encoders or {}))
+        for name in self.frozen:
+            self.encoders[name].eval().requires_grad_(False)
         scaled = layer.dims if standardise and not layer.standardises else {}
         self.standardise = nn.ModuleDict({name: Standardise(length) for name, length in scaled.items()})
         head = AverageHead if layer.late else JointHead
         self.head = head(layer, outputs, hidden, dropout)
 
-    def forward(
-        self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
-    ) -> Prediction:
-        """Decide from `{name: (*batch, l)}` (or an encoder's raw input) and who is present.
+    def train(self, mode: bool = True) -> "FusionModel":
+        """Set training or evaluation mode of all but the frozen encoders, which stay in evaluation."""
+        super().train(mode)
+        for name in self.frozen:
+            self.encoders[name].eval()
+        return self
 
-        Absent samples influence nothing, whatever they hold. Raises what the layer raises.
+    def forward(
+        self,
+        features: Mapping[str, Tensor],
+        present: Mapping[str, Tensor] | None = None,
+        lengths: Mapping[str, Tensor] | None = None,
+    ) -> Prediction:
+        """Decide from `{name: (*batch, l)}` (or an encoder's raw input), who is present, and valid steps.
+
+        Absent samples and padded steps influence nothing, whatever they hold. Arguments and errors are the
+        layer's.
         """
-        return self.decide(self.encode(features, present), present)
+        return self.decide(self.encode(features, present, lengths), present, lengths)
 
     def encode(
-        self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
+        self,
+        features: Mapping[str, Tensor],
+        present: Mapping[str, Tensor] | None = None,
+        lengths: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """The features that the encoders make, before standardisation."""
         encoded = dict(features)
         for name in self.encoders.keys() & encoded.keys():
+            values, more = encoded[name], []
+            if lengths is not None and name in lengths:
+                values = zero_absent(values, valid_steps(lengths[name], values.shape[lengths[name].ndim]))
+                more = [lengths[name]]
             if present is not None and name in present:
                 # Before the encoder too, or a NaN would reach the gradient of its weights.
-                encoded[name] = zero_absent(encoded[name], present[name])
-            encoded[name] = self.encoders[name](encoded[name])
+                values = zero_absent(values, present[name])
+            encoded[name] = self.encoders[name](values, *more)
         return encoded
 
     def decide(
-        self, encoded: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
+        self,
+        encoded: Mapping[str, Tensor],
+        present: Mapping[str, Tensor] | None = None,
+        lengths: Mapping[str, Tensor] | None = None,
     ) -> Prediction:
         """Logits from encoded features; with :meth:`encode`, the two halves of the model.
 
-        Training encodes a batch once and decides under several patterns of presence.
+        Training encodes a batch once and decides under several patterns of presence. `lengths` are those
+        given to :meth:`encode`.
         """
-        fused, full = self._fuse(encoded, present)
-        return Prediction(self.head(fused, full), fused.losses)
+        fused, here = self._fuse(encoded, present, lengths)
+        return Prediction(self.head(fused, self.layer.fused_present(here)), fused.losses)
 
-    def fuse(self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> Fused:
+    def fuse(
+        self,
+        features: Mapping[str, Tensor],
+        present: Mapping[str, Tensor] | None = None,
+        lengths: Mapping[str, Tensor] | None = None,
+    ) -> Fused:
         """What the fusion layer makes of raw features inside this model, for looking inside."""
-        return self._fuse(self.encode(features, present), present)[0]
+        return self._fuse(self.encode(features, present, lengths), present, lengths)[0]
 
     def _fuse(
-        self, encoded: Mapping[str, Tensor], present: Mapping[str, Tensor] | None
+        self,
+        encoded: Mapping[str, Tensor],
+        present: Mapping[str, Tensor] | None,
+        lengths: Mapping[str, Tensor] | None,
     ) -> tuple[Fused, Presence]:
-        features, full = self.layer.check(encoded, present)
+        present, lengths = self._after_encoders(encoded, present, lengths)
+        features, here = self.layer.check(encoded, present, lengths)
         for name, scale in self.standardise.items():
-            features[name] = scale(features[name], full[name])
-        return self.layer(features, full), full
+            features[name] = scale(features[name], here[name])
+        fused = self.layer(features, present, lengths)
+        return fused, here | {name: here[name].any(dim=-1) for name in lengths}
+
+    def _after_encoders(
+        self,
+        encoded: Mapping[str, Tensor],
+        present: Mapping[str, Tensor] | None,
+        lengths: Mapping[str, Tensor] | None,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Presence and lengths as they are once encoders have made vectors of some of the sequences."""
+        there, steps = dict(present or {}), dict(lengths or {})
+        for name in self.encoders.keys() & steps.keys():
+            if encoded[name].ndim == steps[name].ndim + 1:
+                some = steps.pop(name) > 0
+                there[name] = there[name] & some if name in there else some
+        return there, steps
 
 
 def perceptron(inputs: int, outputs: int, hidden: int | None, dropout: float) -> nn.Module:
@@ -196,9 +263,14 @@ def perceptron(inputs: int, outputs: int, hidden: int | None, dropout: float) ->
 
 
 def _check_model(
-    layer: FusionLayer, outputs: int, hidden: int | None, dropout: float, encoders: Mapping[str, nn.Module]
+    layer: FusionLayer,
+    outputs: int | nn.Module,
+    hidden: int | None,
+    dropout: float,
+    encoders: Mapping[str, nn.Module],
+    frozen: tuple[str, ...],
 ) -> None:
-    if outputs < 1:
+    if not isinstance(outputs, nn.Module) and outputs < 1:
         raise ValueError(f"outputs must be 1 or more, got {outputs}.")
     if hidden is not None and hidden < 1:
         raise ValueError(f"hidden must be 1 or more, or None for a linear head, got {hidden}.")
@@ -207,4 +279,9 @@ def _check_model(
     if unknown := set(encoders) - set(layer.dims):
         raise ValueError(
             f"encoders name {', '.join(sorted(unknown))}, which is none of {', '.join(layer.dims)}."
+        )
+    if unknown := set(frozen) - set(encoders):
+        raise ValueError(
+            f"frozen names {', '.join(sorted(unknown))}, which is none of the encoders "
+            f"({', '.join(encoders) or 'there are none'})."
         )

@@ -1,13 +1,26 @@
 """The contract that every layer in the registry keeps."""
 
+import io
+
 import pytest
 import torch
+from torch.autograd import gradcheck
 
 from fusion.layers.layer import Fused, FusionLayer
-from fusion.layers.presence import mean_over_present, only, random_subsets, without, zero_absent
+from fusion.layers.presence import (
+    mean_of_valid,
+    mean_over_present,
+    only,
+    random_subsets,
+    valid_steps,
+    without,
+    zero_absent,
+)
 from fusion.layers.registry import LAYERS, find_layer
 
-DIMS = {"audio": 5, "video": 12, "text": 7, "pose": 3}
+DIMS = {"audio": 5, "video": 12, "text": 7, "pose": 3, "touch": 9, "smell": 4}
+STEPS = {"audio": 4, "video": 2, "text": 5}
+CPU = torch.device("cpu")
 
 
 def dims_of(modalities):
@@ -36,6 +49,24 @@ def draw(dims, batch, dtype=torch.float32, seed=1):
     }
 
 
+def draw_sequences(samples=6, dtype=torch.float32):
+    """Sequences with unequal numbers of steps, and how many of them are valid."""
+    generator = torch.Generator().manual_seed(2)
+    lengths = {m: torch.randint(1, steps + 1, (samples,), generator=generator) for m, steps in STEPS.items()}
+    features = {
+        m: torch.randn(samples, steps, DIMS[m], generator=generator, dtype=dtype)
+        for m, steps in STEPS.items()
+    }
+    return features, lengths
+
+
+def spoil(features, present, garbage=torch.nan):
+    """The same features with garbage where nothing is present."""
+    return {
+        m: torch.where(present[m].unsqueeze(-1), f, torch.full_like(f, garbage)) for m, f in features.items()
+    }
+
+
 def everything(out):
     """All numbers of a result, by name."""
     parts = {"fused": out.fused, "invariant": out.invariant, "specific": out.specific, "loss": out.losses}
@@ -56,10 +87,22 @@ def name(request):
     return request.param
 
 
-@pytest.mark.parametrize("modalities", [2, 3, 4])
-@pytest.mark.parametrize("batch", [(), (6,), (4, 3)], ids=str)
+def fewest(name):
+    """What the layer measures of a modality is how the others predict it, so it needs another."""
+    return 2 if name == "cell" else 1
+
+
+@pytest.mark.parametrize(
+    ("modalities", "batch"),
+    [(1, (6,)), (2, ()), (2, (6,)), (3, (4, 3)), (4, (6,)), (5, (6,)), (6, (6,))],
+    ids=str,
+)
 def test_shapes(name, modalities, batch):
     dims = dims_of(modalities)
+    if modalities < fewest(name):
+        with pytest.raises(ValueError, match="dims must name at least two modalities, got 'audio'"):
+            find_layer(name)(dims)
+        return
     layer = make(name, dims)
     out = layer(draw(dims, batch))
     assert {entry: value.shape for entry, value in out.fused.items()} == {
@@ -83,7 +126,7 @@ def test_batch_axes_are_only_an_arrangement(name):
 
 def test_order_of_keys_is_irrelevant(name):
     layer, features = make(name), draw(dims_of(3), (6,))
-    present = random_subsets(list(features), 6, torch.device("cpu"))
+    present = random_subsets(list(features), 6, CPU)
     backwards = (dict(reversed(features.items())), dict(reversed(present.items())))
     assert_same(layer(features, present), layer(*backwards), rtol=0, atol=0)
 
@@ -92,15 +135,16 @@ def test_order_of_keys_is_irrelevant(name):
 def test_absent_samples_influence_nothing(name, garbage):
     layer, features = make(name), draw(dims_of(3), (9,))
     torch.manual_seed(3)
-    present = random_subsets(list(features), 9, torch.device("cpu"))
-    spoilt = {
-        m: torch.where(present[m][:, None], f, torch.full_like(f, garbage)) for m, f in features.items()
-    }
+    present = random_subsets(list(features), 9, CPU)
+    spoilt = spoil(features, present, garbage)
     assert_same(layer(spoilt, present), layer(features, present), rtol=0, atol=0)
+    layer.eval()
+    with torch.no_grad():
+        assert_same(layer(spoilt, present), layer(features, present), rtol=0, atol=0)
 
 
 def test_absent_samples_influence_no_gradient(name):
-    layer, present = make(name), only("video", list(dims_of(3)), [6], torch.device("cpu"))
+    layer, present = make(name), only("video", list(dims_of(3)), [6], CPU)
     features = draw(dims_of(3), (6,))
     features["audio"][:] = torch.nan
     for values in features.values():
@@ -114,12 +158,66 @@ def test_absent_samples_influence_no_gradient(name):
 
 def test_a_sample_is_fused_the_same_in_any_company(name):
     layer, features = make(name).eval(), draw(dims_of(3), (6,))
-    present = without("audio", list(features), [6], torch.device("cpu"))
+    present = without("audio", list(features), [6], CPU)
     mixed = {m: p.clone() for m, p in present.items()}
     mixed["audio"][3:] = True
     together = layer(features, mixed).concatenated()
     torch.testing.assert_close(together[:3], layer(features, present).concatenated()[:3])
     torch.testing.assert_close(together[3:], layer(features).concatenated()[3:])
+
+
+def test_a_batch_equals_its_samples_one_by_one(name):
+    layer, (features, lengths) = make(name, dtype=torch.float64).eval(), draw_sequences(dtype=torch.float64)
+    torch.manual_seed(3)
+    present = random_subsets(list(features), 6, CPU)
+    together = layer(features, present, lengths).concatenated()
+    for i in range(6):
+        alone = layer(
+            {m: f[i] for m, f in features.items()},
+            {m: p[i] for m, p in present.items()},
+            {m: n[i] for m, n in lengths.items()},
+        )
+        # Not to the last bit: matrix products sum in another order for another number of rows.
+        torch.testing.assert_close(alone.concatenated(), together[i], rtol=1e-12, atol=1e-13)
+
+
+def test_padded_steps_influence_nothing(name):
+    layer, (features, lengths) = make(name), draw_sequences()
+    torch.manual_seed(3)
+    present = random_subsets(list(features), 6, CPU)
+    valid = {m: valid_steps(lengths[m], steps) & present[m][:, None] for m, steps in STEPS.items()}
+    expected = layer(features, present, lengths)
+    spoilt = {m: values.requires_grad_() for m, values in spoil(features, valid).items()}
+    found = layer(spoilt, present, lengths)
+    assert_same(found, expected, rtol=0, atol=0)
+    sum([found.concatenated().square().sum(), *found.losses.values()]).backward()
+    assert all(torch.isfinite(p.grad).all() for p in layer.parameters() if p.grad is not None)
+    assert not any(spoilt[m].grad[~valid[m]].any() for m in STEPS)
+    assert all(spoilt[m].grad[valid[m]].any() for m in STEPS)
+    # Ten more steps of padding are ten more steps of nothing.
+    longer = {m: torch.nn.functional.pad(f, (0, 0, 0, 10), value=torch.nan) for m, f in spoilt.items()}
+    assert_same(layer(longer, present, lengths), expected)
+
+
+def test_a_layer_of_vectors_gets_the_mean_of_the_valid_steps(name):
+    layer, (features, lengths) = make(name).eval(), draw_sequences()
+    means = {m: torch.stack([f[i, : lengths[m][i]].mean(0) for i in range(6)]) for m, f in features.items()}
+    found, pooled = layer(features, None, lengths).concatenated(), layer(means).concatenated()
+    assert layer.tokens == (not torch.allclose(found, pooled, rtol=1e-4, atol=1e-5))
+
+
+def test_a_vector_is_a_sequence_of_one_step(name):
+    layer, features = make(name).eval(), draw(dims_of(3), (6,))
+    lengths = {m: torch.ones(6, dtype=torch.int64) for m in ("audio", "text")}
+    mixed = {m: f.unsqueeze(1) if m in lengths else f for m, f in features.items()}
+    assert_same(layer(mixed, None, lengths), layer(features))
+
+
+def test_a_sequence_without_a_step_is_absent(name):
+    layer, (features, lengths) = make(name).eval(), draw_sequences()
+    lengths["text"][:2] = 0
+    present = {"text": torch.arange(6) >= 2}
+    assert_same(layer(features, None, lengths), layer(features, present, lengths), rtol=0, atol=0)
 
 
 def test_presence_left_out_means_present(name):
@@ -139,8 +237,66 @@ def test_weights_survive_saving(name):
     layer, features = make(name), draw(dims_of(3), (6,))
     torch.manual_seed(99)
     other = find_layer(name)(dims_of(3))
-    other.load_state_dict(layer.state_dict())
+    other.load_state_dict(layer.state_dict(), strict=True)
     assert_same(layer.eval()(features), other.eval()(features), rtol=0, atol=0)
+
+
+def test_on_the_device(name, device):
+    layer, features = make(name).to(device), {m: f.to(device) for m, f in draw(dims_of(3), (6,)).items()}
+    out = layer(features, without("audio", list(features), [6], device))
+    assert {value.device.type for value in everything(out).values()} == {device.type}
+
+
+def test_compiled_in_one_graph(name):
+    torch._dynamo.reset()
+    layer, (features, lengths) = make(name), draw_sequences()
+    present = without("audio", list(features), [6], CPU)
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    assert_same(compiled(features, present, lengths), layer(features, present, lengths))
+
+
+@pytest.mark.parametrize("name", [one for one in LAYERS if one not in {"g-perceiver", "g-attention"}])
+def test_exported_for_any_batch_and_loaded_again(name):
+    # What is stacked is exported like its parts; one such layer is enough.
+    dims, samples = dims_of(2), torch.export.Dim("samples", min=2)
+    layer, file = make(name, dims).eval(), io.BytesIO()
+    given = [(draw(dims, (n,)), without("audio", list(dims), [n], CPU)) for n in (4, 9)]
+    axes = {m: {0: samples} for m in dims}
+    torch.export.save(torch.export.export(layer, given[0], dynamic_shapes=(axes, axes)), file)
+    file.seek(0)
+    loaded = torch.export.load(file).module()
+    for features, present in given:
+        assert_same(loaded(features, present), layer(features, present))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_autocast_to_bfloat16(name, training):
+    layer, features = make(name).train(training), draw(dims_of(3), (6,))
+    features["audio"] = features["audio"].bfloat16()  # as from an encoder under autocast
+    present = without("video", list(features), [6], CPU)
+    exact = layer(features | {"audio": features["audio"].float()}, present).concatenated().detach()
+    with torch.set_grad_enabled(training), torch.autocast("cpu", torch.bfloat16):
+        out = layer(features, present)
+        loss = sum([out.concatenated().float().square().sum(), *out.losses.values()])
+    # bfloat16 has 8 significant bits, and some ten roundings follow one another.
+    limits = {"rtol": 0.1, "atol": 0.05 * float(exact.abs().max())}
+    torch.testing.assert_close(out.concatenated().float(), exact, **limits)
+    if training and list(layer.parameters()):
+        loss.backward()
+        assert all(torch.isfinite(p.grad).all() for p in layer.parameters() if p.grad is not None)
+
+
+def test_gradients_are_those_of_finite_differences(name):
+    dims = {"audio": 3, "video": 4}
+    layer, features = make(name, dims, torch.float64), draw(dims, (3,), torch.float64)
+    present = {"audio": torch.tensor([True, False, True])}
+
+    def results(audio, video, *_):
+        out = layer({"audio": audio, "video": video}, present)
+        return out.concatenated(), *out.losses.values()
+
+    given = [values.requires_grad_() for values in features.values()]
+    assert gradcheck(results, (*given, *layer.parameters()), fast_mode=True)
 
 
 def test_seed_decides_everything(name):
@@ -151,7 +307,7 @@ def test_seed_decides_everything(name):
 def test_features_are_left_as_they_were(name):
     layer, features = make(name), draw(dims_of(3), (6,))
     copies = {m: f.clone() for m, f in features.items()}
-    layer(features, without("audio", list(features), [6], torch.device("cpu")))
+    layer(features, without("audio", list(features), [6], CPU))
     assert list(features) == list(copies)
     assert all(torch.equal(features[m], copies[m]) for m in features)
 
@@ -190,6 +346,30 @@ def test_wrong_features_are_named(name, spoil, message):
         make(name)(features)
 
 
+WRONG_LENGTHS = {
+    "unknown": ({"smell": torch.ones(6).long()}, "lengths names 'smell', which is none of 'audio', 'video'"),
+    "numbers": ({"audio": torch.ones(6)}, r"lengths\['audio'\] must be integers, got torch.float32"),
+    "shape": (
+        {"audio": torch.ones(6, 1).long()},
+        r"lengths\['audio'\] must have the shape \(6,\) of the batch, got \(6, 1\)",
+    ),
+    "too long": (
+        {"audio": torch.tensor([1, 2, 5, 1, 1, 1])},
+        r"lengths\['audio'\] must be from 0 to the 4 steps of the sequence, got 1 to 5",
+    ),
+    "negative": ({"audio": torch.full((6,), -1)}, "from 0 to the 4 steps of the sequence, got -1 to -1"),
+    "left out": ({"audio": None}, r"same batch axes in every modality, got audio \(6, 4\), video \(6,\)"),
+}
+
+
+@pytest.mark.parametrize(("changed", "message"), WRONG_LENGTHS.values(), ids=WRONG_LENGTHS.keys())
+def test_wrong_lengths_are_named(name, changed, message):
+    features, lengths = draw_sequences()
+    lengths = {m: n for m, n in (lengths | changed).items() if n is not None}
+    with pytest.raises(ValueError, match=message):
+        make(name)(features, None, lengths)
+
+
 WRONG_PRESENCE = {
     "unknown": ({"smell": torch.ones(6).bool()}, "present names 'smell', which is none of 'audio', 'video'"),
     "numbers": ({"audio": torch.ones(6)}, r"present\['audio'\] must be boolean, got torch.float32"),
@@ -211,7 +391,7 @@ def test_wrong_presence_is_named(name, present, message):
 
 
 WRONG_DIMS = {
-    "one": ({"audio": 5}, "dims must name at least two modalities, got 'audio'"),
+    "none": ({}, "dims must name at least (one modality|two modalities), got none"),
     "zero": ({"audio": 5, "video": 0}, r"dims\['video'\] must be an integer of 1 or more, got 0"),
     "negative": ({"audio": -3, "video": 5}, r"dims\['audio'\] must be an integer of 1 or more, got -3"),
     "fraction": ({"audio": 5, "video": 2.5}, r"dims\['video'\] must be an integer of 1 or more, got 2.5"),
@@ -235,9 +415,7 @@ def test_changing_the_dims_afterwards_changes_nothing(name):
 
 
 def test_unknown_layer():
-    with pytest.raises(
-        ValueError, match=r"layer must be one of gmf, cell, concat, sum, late, got 'attention'"
-    ):
+    with pytest.raises(ValueError, match=r"layer must be one of gmf, scfae, cell, .*, misa, got 'attention'"):
         find_layer("attention")
 
 
@@ -278,7 +456,7 @@ def test_fused_is_concatenated_in_order():
 def test_random_subsets_are_proper_and_uniform():
     torch.manual_seed(0)
     samples, names = 30_000, list("abcd")
-    present = torch.stack(list(random_subsets(names, samples, torch.device("cpu")).values()), dim=-1)
+    present = torch.stack(list(random_subsets(names, samples, CPU).values()), dim=-1)
     sizes = present.sum(-1)
     # Each size has probability 1/3, each modality 1/2 (the mean size is 2 of 4), each pair 1/6 of the pairs.
     # The tolerance is five standard deviations of the counts.
@@ -291,12 +469,11 @@ def test_random_subsets_are_proper_and_uniform():
 
 
 def test_patterns_of_presence():
-    cpu = torch.device("cpu")
-    assert {m: p.tolist() for m, p in only("a", ["a", "b"], [2], cpu).items()} == {
+    assert {m: p.tolist() for m, p in only("a", ["a", "b"], [2], CPU).items()} == {
         "a": [True, True],
         "b": [False, False],
     }
-    assert {m: p.tolist() for m, p in without("a", ["a", "b"], [1], cpu).items()} == {
+    assert {m: p.tolist() for m, p in without("a", ["a", "b"], [1], CPU).items()} == {
         "a": [False],
         "b": [True],
     }
@@ -306,6 +483,15 @@ def test_mean_over_present():
     values = torch.tensor([1.0, torch.nan, 5.0])
     assert mean_over_present(values, torch.tensor([True, False, True])) == 3
     assert mean_over_present(values, torch.zeros(3).bool()) == 0
+
+
+def test_mean_of_valid():
+    values = torch.tensor([[[1.0], [3.0], [torch.nan]], [[torch.nan], [torch.nan], [torch.nan]]])
+    assert mean_of_valid(values, valid_steps(torch.tensor([2, 0]), 3)).tolist() == [[2.0], [0.0]]
+
+
+def test_a_single_modality_is_its_own_subset():
+    assert random_subsets(["a"], 5, CPU)["a"].all()
 
 
 def test_zero_absent_reaches_every_trailing_axis():

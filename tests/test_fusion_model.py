@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from fusion.encoders import RecurrentEncoder
 from fusion.layers.gmf import GMF
+from fusion.layers.perceiver import Perceiver
 from fusion.layers.plain import Concatenation, LateFusion, Sum
 from fusion.layers.registry import LAYERS
 from fusion.model import FusionModel, Standardise
@@ -148,12 +150,116 @@ def test_encoders_make_features_of_raw_input():
     assert any(p.grad.any() for p in encoder.parameters())
 
 
+def sequence_input(samples=8):
+    """A sequence and a vector, the sequence with garbage behind its valid steps."""
+    lengths = {"a": torch.arange(samples) % 4 + 1}
+    values = 3 + torch.randn(samples, 5, 3)
+    clean = {"a": torch.where(torch.arange(5)[None, :, None] < lengths["a"][:, None, None], values, 0.0)}
+    clean["b"] = torch.randn(samples, 5)
+    spoilt = clean | {"a": torch.where(clean["a"] == 0, torch.nan, clean["a"])}
+    return clean, spoilt, lengths
+
+
+@pytest.mark.parametrize("layer", [GMF, Perceiver, LateFusion])
+@pytest.mark.parametrize("encoder", [None, RecurrentEncoder(3, 3), RecurrentEncoder(3, 3, tokens=True)])
+def test_sequences_with_and_without_an_encoder(layer, encoder):
+    model = FusionModel(layer(DIMS), 4, encoders={} if encoder is None else {"a": encoder}, dropout=0.0)
+    clean, spoilt, lengths = sequence_input()
+    trained = model(spoilt, None, lengths)
+    trained.logits.square().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    model.eval()
+    logits = model(spoilt, None, lengths).logits
+    assert torch.equal(logits, model(clean, None, lengths).logits)
+    for i in range(8):
+        alone = model(
+            {"a": clean["a"][i : i + 1, : lengths["a"][i]], "b": clean["b"][i : i + 1]},
+            None,
+            {"a": lengths["a"][i : i + 1]},
+        )
+        torch.testing.assert_close(alone.logits[0], logits[i], rtol=1e-4, atol=1e-5)
+
+
+def test_every_valid_step_is_standardised_alike():
+    model = FusionModel(Concatenation(DIMS), 4)
+    clean, spoilt, lengths = sequence_input(400)
+    model.fuse(spoilt, None, lengths)
+    steps = clean["a"][clean["a"].any(-1)]
+    torch.testing.assert_close(model.standardise["a"].mean, steps.mean(0))
+    torch.testing.assert_close(model.standardise["a"].variance, steps.var(0))
+    pooled = model.eval().fuse(clean, None, lengths).fused["a"]
+    expected = torch.stack([clean["a"][i, :n].mean(0) for i, n in enumerate(lengths["a"])])
+    torch.testing.assert_close(pooled, (expected - steps.mean(0)) / steps.std(0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("encoder", [None, RecurrentEncoder(3, 3)])
+def test_a_sequence_without_a_step_is_absent(encoder):
+    model = FusionModel(LateFusion(DIMS), 4, encoders={} if encoder is None else {"a": encoder}).eval()
+    clean, _, lengths = sequence_input()
+    lengths["a"][:3] = 0
+    logits = model(clean, None, lengths).logits
+    assert torch.equal(logits, model(clean, {"a": torch.arange(8) > 2}, lengths).logits)
+    nobody = model(clean, {"a": torch.zeros(8).bool()}, lengths).logits
+    torch.testing.assert_close(logits[:3], nobody[:3])
+
+
+@pytest.mark.parametrize("layer", [GMF, Perceiver, LateFusion])
+def test_a_trained_model_is_one_graph(layer):
+    torch._dynamo.reset()
+    model = FusionModel(layer(DIMS), 4)
+    model(features())
+    model.eval()
+    present = {"a": torch.arange(40) % 2 == 0}
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(features(), present).logits, model(features(), present).logits)
+
+
+def test_mixed_precision():
+    encoder = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+    model = FusionModel(GMF(DIMS), 4, encoders={"a": encoder})
+    with torch.autocast("cpu", torch.bfloat16):
+        prediction = model(features(), {"a": torch.arange(40) > 3})
+    (prediction.logits.square().mean() + prediction.losses["reconstruction"]).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    assert encoder[0].weight.grad.any()
+
+
+def test_frozen_encoders_stay_as_they_are():
+    def encoder(inputs):
+        return nn.Sequential(nn.Linear(inputs, inputs), nn.BatchNorm1d(inputs), nn.Dropout(0.5))
+
+    model = FusionModel(GMF(DIMS), 4, encoders={"a": encoder(3), "b": encoder(5)}, frozen=["a"])
+    before = {name: value.clone() for name, value in model.encoders.state_dict().items()}
+    optimiser = torch.optim.AdamW(model.train().parameters(), lr=0.1)
+    assert [part.training for part in model.encoders.values()] == [False, True]
+    model(features()).logits.square().sum().backward()
+    optimiser.step()
+    after = model.encoders.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("a."))
+    assert not torch.equal(before["b.0.weight"], after["b.0.weight"])
+    assert not torch.equal(before["b.1.running_mean"], after["b.1.running_mean"])
+    assert all(p.grad is None for p in model.encoders["a"].parameters())
+
+
+def test_a_head_of_your_own():
+    layer = GMF(DIMS)
+    head = nn.Linear(layer.out_features, 2, bias=False)
+    model = FusionModel(layer, head, standardise=False)
+    given = features()
+    torch.testing.assert_close(model(given).logits, layer(given).concatenated() @ head.weight.T)
+    with pytest.raises(
+        ValueError, match="outputs must be a number for LateFusion, which has a head for each"
+    ):
+        FusionModel(LateFusion(DIMS), head)
+
+
 @pytest.mark.parametrize(
     ("outputs", "options", "message"),
     [
         (0, {}, "outputs must be 1 or more, got 0"),
         (4, {"hidden": 0}, "hidden must be 1 or more, or None for a linear head, got 0"),
         (4, {"dropout": 1.0}, "dropout must be from 0 to below 1, got 1.0"),
+        (4, {"frozen": ["a"]}, r"frozen names a, which is none of the encoders \(there are none\)"),
         (4, {"encoders": {"c": nn.Identity()}}, "encoders name c, which is none of a, b"),
     ],
 )

@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from fusion.layers.gmf import GMF
+
+THREE = {"a": 4, "b": 7, "c": 5}
 
 
 def parameters(layer):
@@ -130,9 +133,125 @@ def test_dissociated_parts_are_the_lifted_features():
         layer.dissociate({"a": features["a"]})
 
 
+def test_published_cost():
+    layer = GMF({"audio": 512, "video": 512})
+    with FlopCounterMode(display=False) as counter:
+        layer({"audio": torch.randn(1, 512), "video": torch.randn(1, 512)})
+    weights = sum(weight.numel() for weight in layer.parameters() if weight.ndim == 2)
+    assert counter.get_total_flops() == 2 * weights == 10_485_760
+    assert round(counter.get_total_flops() / 1e9, 2) == 0.01  # GFLOP, as in the paper
+
+
+def test_a_single_modality_is_its_own_partner():
+    layer, features = GMF({"a": 4}), {"a": torch.randn(3, 4)}
+    out = layer(features)
+    torch.testing.assert_close(out.fused["a"], torch.cat([out.invariant["a"], out.specific["a"]], dim=-1))
+    averaged = GMF({"a": 4}, partner="mean")
+    averaged.load_state_dict(layer.state_dict())
+    assert torch.equal(averaged(features).fused["a"], out.fused["a"])
+
+
+def test_mean_of_the_others_counts_those_present():
+    layer = GMF(THREE, partner="mean").double()
+    features = {name: torch.randn(4, length, dtype=torch.float64) for name, length in THREE.items()}
+    present = {
+        "a": torch.tensor([True, True, True, False]),
+        "b": torch.tensor([True, False, False, True]),
+        "c": torch.tensor([True, True, False, False]),
+    }
+    out = layer(features, present)
+    c = out.invariant
+    own = {name: values[:, :4] for name, values in out.fused.items()}
+    torch.testing.assert_close(own["a"][0], (c["b"][0] + c["c"][0]) / 2)
+    torch.testing.assert_close(own["b"][1], (c["a"][1] + c["c"][1]) / 2)
+    torch.testing.assert_close(own["a"][1], c["c"][1])
+    torch.testing.assert_close(own["a"][2], c["a"][2])  # nobody else is there
+    torch.testing.assert_close(own["c"][3], c["b"][3])
+
+
+def test_learned_placeholders_stand_for_the_absent():
+    layer, published = GMF(THREE, absent="learned"), GMF(THREE)
+    features = {name: torch.randn(3, length) for name, length in THREE.items()}
+    present = {"b": torch.tensor([True, False, False])}
+    layer.load_state_dict(published.state_dict(), strict=False)
+    assert torch.equal(layer(features, present).concatenated(), published(features, present).concatenated())
+    with torch.no_grad():
+        layer.placeholders["b"][:] = torch.arange(7.0)
+    as_if = features | {"b": torch.stack([features["b"][0], *(torch.arange(7.0),) * 2])}
+    torch.testing.assert_close(layer(features, present).concatenated(), published(as_if).concatenated())
+    layer(features, present).concatenated().square().sum().backward()
+    assert layer.placeholders["b"].grad.any()
+    assert layer.placeholders["a"].grad is None or not layer.placeholders["a"].grad.any()
+    count = sum(p.numel() for p in layer.parameters()) - sum(p.numel() for p in published.parameters())
+    assert count == sum(THREE.values())
+
+
+def test_lengths_may_differ_between_modalities():
+    layer = GMF(
+        {"a": 10, "b": 20},
+        expansion={"b": 2, "a": 4},
+        boundary={"a": 0.25, "b": 0.75},
+        specific_share={"a": 0.55, "b": 0.01},
+    )
+    invariant, specific = layer.dissociate({"a": torch.ones(10), "b": torch.ones(20)})
+    assert {name: len(part) for name, part in invariant.items()} == {"a": 10, "b": 30}
+    assert {name: len(part) for name, part in specific.items()} == {"a": 30, "b": 10}
+    out = layer({"a": torch.ones(10), "b": torch.ones(20)})
+    assert {name: len(part) for name, part in out.specific.items()} == {"a": 5, "b": 1}
+    assert {name: len(part) for name, part in out.fused.items()} == layer.fused_dims == {"a": 15, "b": 11}
+
+
+def test_a_small_specific_part_needs_the_invariant_parts():
+    """With the same features in both modalities, all the loss may be without them is half of the variance."""
+
+    def loss(share, invariant):
+        torch.manual_seed(0)
+        layer = GMF({"a": 6, "b": 6}, specific_share=share).double()
+        values = torch.randn(200, 6, dtype=torch.float64)
+        if not invariant:
+            for parameter in layer.gather_invariant.parameters():
+                parameter.requires_grad_(False).zero_()
+        optimiser = torch.optim.Adam(layer.parameters(), lr=1e-2)
+        for _ in range(400):
+            optimiser.zero_grad()
+            found = layer({"a": values, "b": values}).losses["reconstruction"]
+            found.backward()
+            optimiser.step()
+        return float(found.detach())
+
+    assert loss(1.0, invariant=False) < 1e-3
+    # A map of rank 3 leaves at least half of the variance of six independent channels, less what chance gives.
+    assert loss(0.5, invariant=False) > 0.8
+    assert loss(0.5, invariant=True) < 1e-3
+
+
+def test_reconstruction_weight():
+    layer, heavy, none = (GMF(THREE, reconstruction_weight=w) for w in (1, 2.5, 0))
+    features = {name: torch.randn(3, length) for name, length in THREE.items()}
+    for other in (heavy, none):
+        other.load_state_dict(layer.state_dict())
+    loss = layer(features).losses["reconstruction"]
+    torch.testing.assert_close(heavy(features).losses["reconstruction"], 2.5 * loss)
+    assert none(features).losses["reconstruction"] == 0
+
+
+def test_an_entry_holds_something_if_it_has_a_part_of_someone_present():
+    only_b = {"a": torch.tensor(False), "b": torch.tensor(True), "c": torch.tensor(False)}
+    found = {name: bool(value) for name, value in GMF(THREE).fused_present(only_b).items()}
+    assert found == {"a": True, "b": True, "c": False}  # a has the invariant part of b
+    assert all(GMF(THREE, partner="mean").fused_present(only_b).values())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"partner": "previous"}, "partner must be one of next, mean, got 'previous'"),
+        ({"absent": "noise"}, "absent must be one of zeros, learned, got 'noise'"),
+        ({"specific_share": 0}, "specific_share must be above 0 and at most 1, got 0"),
+        ({"specific_share": {"a": 0.5, "b": 1.5}}, "specific_share must be above 0 and at most 1, got 1.5"),
+        ({"expansion": {"a": 4}}, "expansion must name the modalities a, b, got a"),
+        ({"boundary": {"a": 0.5, "b": 0.5, "c": 0.5}}, "boundary must name the modalities a, b, got a, b, c"),
+        ({"reconstruction_weight": -1}, "reconstruction_weight must be 0 or more, got -1"),
         ({"expansion": 0}, "expansion must be a positive number, got 0"),
         ({"expansion": -1.0}, "expansion must be a positive number, got -1.0"),
         ({"expansion": float("nan")}, "expansion must be a positive number, got nan"),

@@ -252,7 +252,7 @@ def test_labels_that_cannot_be_learnt(features):
 
 def test_modalities_that_do_not_fit(features):
     with pytest.raises(ValueError, match="dims must name at least two modalities, got 'a'"):
-        train("gmf", features.select(["a"]), progress=False)
+        train("cell", features.select(["a"]), progress=False)
     with pytest.raises(ValueError, match="features must hold the modalities 'a', 'b', 'c', got 'a', 'b'"):
         train(GMF(DIMS), features.select(["a", "b"]), progress=False)
 

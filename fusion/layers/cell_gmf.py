@@ -1,6 +1,7 @@
 """The fusion layer whose maps are not trained but measured, by a cell."""
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any, ClassVar, cast
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from ..grounded.covariance import slices
 from ..grounded.subspaces import Subspaces, dissociate
 from .layer import Fused, FusionLayer
-from .presence import Presence, zero_absent
+from .presence import Presence, values_may_decide, zero_absent
 
 
 class CellGMF(FusionLayer):
@@ -35,7 +36,8 @@ class CellGMF(FusionLayer):
         RuntimeError: The layer is used before :meth:`fit` (or before fitted weights were loaded).
     """
 
-    standardises: ClassVar[bool] = True
+    standardises = True
+    fewest: ClassVar[int] = 2
     fitted: Tensor
     coherence: Tensor
 
@@ -78,7 +80,7 @@ class CellGMF(FusionLayer):
 
     def fuse(self, features: dict[str, Tensor], present: Presence) -> Fused:
         """See :class:`~fusion.layers.layer.FusionLayer`."""
-        if not self.fitted:
+        if values_may_decide() and not self.fitted:
             raise RuntimeError("CellGMF: call fit(features) on training features before the layer is used.")
         dtype = next(iter(features.values())).dtype
         whitened = {
@@ -104,30 +106,40 @@ class CellGMF(FusionLayer):
     def _impute(self, whitened: dict[str, Tensor], present: Presence) -> dict[str, Tensor]:
         """Fill absent modalities with their conditional means, one linear map per pattern of presence."""
         mask = torch.stack(list(present.values()), dim=-1)
-        if bool(mask.all()):
-            return whitened
         joint = torch.cat(list(whitened.values()), dim=-1)
-        filled = torch.zeros_like(joint)
-        for pattern in torch.unique(mask.reshape(-1, mask.shape[-1]), dim=0):
-            here = (mask == pattern).all(-1, keepdim=True)
-            there = tuple(
-                name for name, is_there in zip(self.dims, pattern.tolist(), strict=True) if is_there
+        filled = joint
+        for pattern in _incomplete_patterns(mask):
+            here = torch.stack(
+                [present[name] == is_there for name, is_there in zip(self.dims, pattern, strict=True)]
             )
-            filled = torch.where(here, joint @ self._imputation(there), filled)
+            there = tuple(name for name, is_there in zip(self.dims, pattern, strict=True) if is_there)
+            filled = torch.where(here.all(dim=0).unsqueeze(-1), joint @ self._imputation(there), filled)
         return {name: filled[..., where] for name, where in slices(self.dims).items()}
 
     def _imputation(self, present: tuple[str, ...]) -> Tensor:
         """The map `(L, L)` from the channels present to the conditional mean of all, kept for later."""
-        matrix = self.coherence
-        if present not in self._imputations or self._imputations[present].device != matrix.device:
-            where = slices(self.dims)
-            rows = torch.cat([torch.arange(where[name].start, where[name].stop) for name in present]).to(
-                matrix.device
-            )
-            mapping = torch.zeros_like(matrix)
-            mapping[rows] = torch.linalg.solve(matrix[rows][:, rows], matrix[rows])
-            self._imputations[present] = mapping
+        if not values_may_decide():
+            return self._conditional_mean(present)  # what is found inside a graph cannot be kept
+        if present not in self._imputations or self._imputations[present].device != self.coherence.device:
+            self._imputations[present] = self._conditional_mean(present)
         return self._imputations[present]
+
+    def _conditional_mean(self, present: tuple[str, ...]) -> Tensor:
+        matrix, where = self.coherence, slices(self.dims)
+        rows = torch.cat([torch.arange(where[name].start, where[name].stop) for name in present])
+        rows = rows.to(matrix.device)
+        mapping = torch.zeros_like(matrix)
+        return mapping.index_copy(0, rows, torch.linalg.solve(matrix[rows][:, rows], matrix[rows]))
+
+
+def _incomplete_patterns(mask: Tensor) -> list[tuple[bool, ...]]:
+    """The patterns of presence with something absent: those in `(*batch, M)`, or in a graph all there are."""
+    modalities = mask.shape[-1]
+    if values_may_decide():
+        found = torch.unique(mask.reshape(-1, modalities), dim=0).tolist()
+    else:
+        found = list(product((False, True), repeat=modalities))[1:]
+    return [tuple(pattern) for pattern in found if not all(pattern)]
 
 
 class _Maps(nn.Module):

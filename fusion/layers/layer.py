@@ -2,14 +2,14 @@
 
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from .presence import Presence, everywhere, zero_absent
+from .presence import Presence, everywhere, mean_of_valid, valid_steps, values_may_decide, zero_absent
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +21,8 @@ class Fused:
         invariant: The part of each modality that the others share, `{name: (*batch, l*)}`; empty for layers
             that make no such distinction.
         specific: The part that is its own, `{name: (*batch, l_m)}`; likewise.
-        losses: Terms that the layer adds to the loss of the task, `{name: scalar}`.
+        losses: Terms that the layer adds to the loss of the task, `{name: scalar}`, weighted as they are to
+            be added.
     """
 
     fused: dict[str, Tensor]
@@ -34,32 +35,50 @@ class Fused:
         return torch.cat(list(self.fused.values()), dim=-1)
 
 
+# So that a layer can be exported, saved and loaded whole.
+torch.export.register_dataclass(Fused, serialized_type_name="fusion.Fused")
+
+
 class FusionLayer(nn.Module, ABC):
     r"""Base of every fusion layer.
 
-    A leaf implements :attr:`fused_dims` and :meth:`fuse`; checks of the input, the order of the modalities
-    and the erasing of absent samples happen here, once.
+    A leaf implements :attr:`fused_dims` and :meth:`fuse`; checks of the input, the order of the modalities,
+    the erasing of absent samples and padded steps, and the pooling of sequences happen here, once.
+
+    A modality is a vector `(*batch, l_m)` unless `lengths` names it; then it is a sequence
+    `(*batch, T_m, l_m)`, and each modality may have its own number of steps. There is one rule for
+    sequences: a layer whose `tokens` is true gets the steps, and a vector is to it a sequence of one step;
+    every other layer gets the mean of the valid steps,
+
+    .. math:: f_m = \frac{1}{\tau_m} \sum_{t < \tau_m} f_{m,t}, \qquad \tau_m = \mathrm{lengths}_m.
+
+    To let such a layer act on every step of synchronous sequences instead, give them without `lengths`:
+    the steps are then one more batch axis.
 
     Arguments:
         dims: Modality name → number of channels :math:`l_m`. The order is kept, whatever the order in which
             features are given later.
 
-    Class attributes:
+    Attributes (of the class, as a rule):
         standardises: The layer scales its features itself, so nothing should do it before.
         late: Each entry of `fused` (named like its modality) gets a decision of its own, and the decisions
             of those present are averaged, instead of one decision on all of `fused`.
+        tokens: The layer takes sequences as they are.
+        fewest: How many modalities it needs at least.
 
     Raises:
-        ValueError: Fewer than two modalities, a length that is not a positive integer, or a name that
+        ValueError: Too few modalities, a length that is not a positive integer, or a name that
             :class:`torch.nn.ModuleDict` cannot hold.
     """
 
-    standardises: ClassVar[bool] = False
-    late: ClassVar[bool] = False
+    standardises: bool = False
+    late: bool = False
+    tokens: bool = False
+    fewest: ClassVar[int] = 1
 
     def __init__(self, dims: Mapping[str, int]) -> None:
         super().__init__()
-        self.dims = _checked_dims(dims)
+        self.dims = _checked_dims(dims, self.fewest)
 
     @property
     @abstractmethod
@@ -71,8 +90,10 @@ class FusionLayer(nn.Module, ABC):
         """Fuse features that were checked.
 
         Arguments:
-            features: `{name: (*batch, l_m)}` in the order of `dims`, zero where absent.
-            present: `{name: (*batch)}`, every modality named.
+            features: `{name: (*batch, l_m)}` in the order of `dims`, zero where absent; for a layer of
+                tokens `{name: (N, T_m, l_m)}`, with all batch axes in one.
+            present: `{name: (*batch)}`, every modality named; for a layer of tokens `{name: (N, T_m)}`,
+                true for valid steps of samples that are present.
         """
 
     @property
@@ -80,63 +101,130 @@ class FusionLayer(nn.Module, ABC):
         """Number of channels of `concatenated()`."""
         return sum(self.fused_dims.values())
 
-    def forward(self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> Fused:
+    def fused_present(self, present: Presence) -> Presence:
+        """Which entries of `fused` hold anything, `{entry: (*batch)}`, from who is present.
+
+        An entry named like a modality is there when that modality is; any other one always is.
+        """
+        batch = next(iter(present.values()))
+        return {entry: present.get(entry, torch.ones_like(batch)) for entry in self.fused_dims}
+
+    def forward(
+        self,
+        features: Mapping[str, Tensor],
+        present: Mapping[str, Tensor] | None = None,
+        lengths: Mapping[str, Tensor] | None = None,
+    ) -> Fused:
         """Fuse the features of all modalities.
 
         Arguments:
-            features: `{name: (*batch, l_m)}`, every modality of `dims` in any order; batch axes may be
-                none, one or more. What an absent sample holds (even NaN) influences nothing.
+            features: `{name: (*batch, l_m)}`, every modality of `dims` in any order, `(*batch, T_m, l_m)`
+                for those that `lengths` names; batch axes may be none, one or more. What an absent sample
+                or a padded step holds (even NaN) influences nothing.
             present: `{name: (*batch)}` of booleans; a modality not named, like `None`, is present everywhere.
+            lengths: `{name: (*batch)}` of integers in 0 ... T_m, the valid steps of a sequence. A modality
+                not named is no sequence. A sequence without a valid step is absent.
 
         Raises:
             ValueError: A missing or unexpected modality; features with the wrong last axis, with different
-                batch axes or dtypes, or not of floating point; a presence that is not boolean or has not
-                the batch's shape; or a sample with no modality present.
+                batch axes or dtypes, or not of floating point; a presence that is not boolean or lengths
+                that are not integers, or have not the batch's shape, or are out of range; or a sample with
+                no modality present. Under :func:`torch.compile` and :func:`torch.export.export` what only
+                the values of a tensor can tell (the last two) is not looked at, because that would break
+                the graph.
         """
-        return self.fuse(*self.check(features, present))
+        sequences = () if lengths is None else tuple(lengths)
+        checked, here = self.check(features, present, lengths)
+        if self.tokens:
+            return self._fuse_tokens(checked, here, sequences)
+        for name in sequences:
+            checked[name] = mean_of_valid(checked[name], here[name])
+            here[name] = here[name].any(dim=-1)
+        return self.fuse(checked, here)
 
     def check(
-        self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
+        self,
+        features: Mapping[str, Tensor],
+        present: Mapping[str, Tensor] | None = None,
+        lengths: Mapping[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], Presence]:
-        """The two arguments of :meth:`fuse` from those of :meth:`forward`, which says what may be wrong."""
-        batch, device = self._check_features(features)
-        ordered = {name: features[name] for name in self.dims}
+        """The arguments of :meth:`forward` (which says what may be wrong), checked and in order.
+
+        Returns:
+            The features, zero where absent or padded, and for each what is present: `(*batch)` of a
+            vector, `(*batch, T_m)` of a sequence.
+        """
+        lengths = {} if lengths is None else lengths
+        _check_names("lengths", lengths, self.dims)
+        batch, device = self._check_features(features, lengths)
         full = everywhere(list(self.dims), batch, device)
-        if present is None:
-            return ordered, full
-        _check_presence(present, full)
-        full |= {name: present[name] for name in full if name in present}
-        _check_not_empty(full)
-        return {name: zero_absent(ordered[name], full[name]) for name in full}, full
+        if not present and not lengths:
+            return {name: features[name] for name in self.dims}, full
+        if present:
+            _check_names("present", present, self.dims)
+            _check_presence(present, batch)
+            full |= {name: present[name] for name in full if name in present}
+        steps = {name: features[name].shape[-2] for name in lengths}
+        _check_lengths(lengths, steps, batch)
+        full |= {name: valid_steps(lengths[name], steps[name]) & full[name].unsqueeze(-1) for name in lengths}
+        _check_not_empty(full, lengths)
+        return {name: zero_absent(features[name], full[name]) for name in full}, full
 
     def extra_repr(self) -> str:
         """The lengths of the modalities, for `repr`."""
         return ", ".join(f"{name}={length}" for name, length in self.dims.items())
 
-    def _check_features(self, features: Mapping[str, Tensor]) -> tuple[torch.Size, torch.device]:
+    def _fuse_tokens(
+        self, features: dict[str, Tensor], present: Presence, sequences: tuple[str, ...]
+    ) -> Fused:
+        """Make tokens of vectors, put all batch axes into one, fuse, and undo the latter."""
+        batch: list[int] = []
+        for name in self.dims:
+            if name not in sequences:
+                features[name], present[name] = features[name].unsqueeze(-2), present[name].unsqueeze(-1)
+            *batch, steps, channels = features[name].shape
+            features[name] = features[name].reshape(-1, steps, channels)
+            present[name] = present[name].reshape(-1, steps)
+        found = self.fuse(features, present)
+        parts = [
+            {name: values.reshape(*batch, values.shape[-1]) for name, values in part.items()}
+            for part in (found.fused, found.invariant, found.specific)
+        ]
+        return Fused(parts[0], parts[1], parts[2], found.losses)
+
+    def _check_features(
+        self, features: Mapping[str, Tensor], sequences: Container[str]
+    ) -> tuple[tuple[int, ...], torch.device]:
         if set(features) != set(self.dims):
             raise ValueError(
                 f"features must hold the modalities {_listed(self.dims)}, got {_listed(features)}; "
                 "say with `present` that a modality is absent."
             )
+        batches, dtypes = {}, {}
         for name, length in self.dims.items():
-            values = features[name]
-            if values.ndim == 0 or values.shape[-1] != length:
+            values, own = features[name], 2 if name in sequences else 1
+            if values.ndim < own or values.shape[-1] != length:
                 raise ValueError(
-                    f"features[{name!r}] must have {length} channels on its last axis, "
-                    f"got the shape {tuple(values.shape)}."
+                    f"features[{name!r}] must have {length} channels on its last axis"
+                    + (" and steps on the one before" if own == 2 else "")
+                    + f", got the shape {tuple(values.shape)}."
                 )
             if not values.is_floating_point():
                 raise ValueError(f"features[{name!r}] must be of floating point, got {values.dtype}.")
-        _check_same("batch axes", {name: tuple(features[name].shape[:-1]) for name in self.dims})
-        _check_same("dtype", {name: features[name].dtype for name in self.dims})
-        first = features[next(iter(self.dims))]
-        return first.shape[:-1], first.device
+            batches[name], dtypes[name] = tuple(values.shape[:-own]), values.dtype
+        _check_same("batch axes", batches)
+        device = features[next(iter(self.dims))].device
+        if not torch.is_autocast_enabled(
+            device.type
+        ):  # which gives an encoder's features, but not raw ones, its own
+            _check_same("dtype", dtypes)
+        return batches[next(iter(self.dims))], device
 
 
-def _checked_dims(dims: Mapping[str, int]) -> dict[str, int]:
-    if len(dims) < 2:
-        raise ValueError(f"dims must name at least two modalities, got {_listed(dims)}.")
+def _checked_dims(dims: Mapping[str, int], fewest: int) -> dict[str, int]:
+    if len(dims) < fewest:
+        needed = "one modality" if fewest == 1 else "two modalities"
+        raise ValueError(f"dims must name at least {needed}, got {_listed(dims)}.")
     checked = {}
     for name, length in dims.items():
         try:
@@ -154,26 +242,46 @@ def _checked_dims(dims: Mapping[str, int]) -> dict[str, int]:
 
 
 def _check_same(what: str, found: Mapping[str, object]) -> None:
-    if len(set(found.values())) > 1:
+    first = next(iter(found.values()))
+    if any(value != first for value in found.values()):
         listed = ", ".join(f"{name} {value}" for name, value in found.items())
         raise ValueError(f"features must have the same {what} in every modality, got {listed}.")
 
 
-def _check_presence(present: Mapping[str, Tensor], full: Presence) -> None:
-    if unexpected := set(present) - set(full):
-        raise ValueError(f"present names {_listed(unexpected)}, which is none of {_listed(full)}.")
+def _check_names(what: str, found: Iterable[str], dims: Mapping[str, int]) -> None:
+    if unexpected := [name for name in found if name not in dims]:
+        raise ValueError(f"{what} names {_listed(unexpected)}, which is none of {_listed(dims)}.")
+
+
+def _check_shape(what: str, values: Tensor, batch: tuple[int, ...]) -> None:
+    if tuple(values.shape) != batch:
+        raise ValueError(f"{what} must have the shape {batch} of the batch, got {tuple(values.shape)}.")
+
+
+def _check_presence(present: Mapping[str, Tensor], batch: tuple[int, ...]) -> None:
     for name, values in present.items():
         if values.dtype != torch.bool:
             raise ValueError(f"present[{name!r}] must be boolean, got {values.dtype}.")
-        if values.shape != full[name].shape:
+        _check_shape(f"present[{name!r}]", values, batch)
+
+
+def _check_lengths(lengths: Mapping[str, Tensor], steps: Mapping[str, int], batch: tuple[int, ...]) -> None:
+    for name, values in lengths.items():
+        if values.dtype == torch.bool or values.is_floating_point() or values.is_complex():
+            raise ValueError(f"lengths[{name!r}] must be integers, got {values.dtype}.")
+        _check_shape(f"lengths[{name!r}]", values, batch)
+        if values_may_decide() and bool(((values < 0) | (values > steps[name])).any()):
             raise ValueError(
-                f"present[{name!r}] must have the shape {tuple(full[name].shape)} of the batch, "
-                f"got {tuple(values.shape)}."
+                f"lengths[{name!r}] must be from 0 to the {steps[name]} steps of the sequence, "
+                f"got {int(values.min())} to {int(values.max())}."
             )
 
 
-def _check_not_empty(present: Presence) -> None:
-    empty = ~torch.stack(list(present.values())).any(dim=0)
+def _check_not_empty(present: Presence, sequences: Container[str]) -> None:
+    if not values_may_decide():
+        return
+    each = [values.any(dim=-1) if name in sequences else values for name, values in present.items()]
+    empty = ~torch.stack(each).any(dim=0)
     if bool(empty.any()):
         first = tuple(empty.nonzero()[0].tolist())
         raise ValueError(

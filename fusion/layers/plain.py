@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .layer import Fused, FusionLayer
+from .numbers import positive_integer
 from .presence import Presence, zero_absent
 
 
@@ -63,9 +64,7 @@ class Sum(FusionLayer):
 
     def __init__(self, dims: Mapping[str, int], *, width: int = 128) -> None:
         super().__init__(dims)
-        if width < 1:
-            raise ValueError(f"width must be an integer of 1 or more, got {width!r}.")
-        self.width = width
+        self.width = positive_integer("width", width)
         self.projection = nn.ModuleDict(
             {name: nn.Linear(length, width) for name, length in self.dims.items()}
         )

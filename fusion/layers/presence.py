@@ -32,9 +32,10 @@ def without(missing: str, names: Sequence[str], batch: Sequence[int], device: to
 def random_subsets(names: Sequence[str], samples: int, device: torch.device) -> Presence:
     """A random proper subset of the modalities for each sample, from torch's global generator.
 
-    The size is uniform in 1 ... M − 1, and given its size every subset is equally likely.
+    The size is uniform in 1 ... M − 1, and given its size every subset is equally likely. A single modality
+    has no proper subset and is always there.
     """
-    size = torch.randint(1, len(names), (samples, 1))
+    size = torch.randint(1, max(len(names), 2), (samples, 1))
     rank = torch.rand(samples, len(names)).argsort(-1).argsort(-1)
     present = (rank < size).to(device)
     return dict(zip(names, present.unbind(-1), strict=True))
@@ -52,3 +53,19 @@ def zero_absent(values: Tensor, present: Tensor) -> Tensor:
 def mean_over_present(values: Tensor, present: Tensor) -> Tensor:
     """Mean of `values`, with shape `(*batch)`, over the samples that are present; zero if none is."""
     return zero_absent(values, present).sum() / present.sum().clamp(min=1)
+
+
+def valid_steps(length: Tensor, steps: int) -> Tensor:
+    """`(*batch, steps)`, true for the first `length`, `(*batch)`, of the steps."""
+    return torch.arange(steps, device=length.device) < length.unsqueeze(-1)
+
+
+def mean_of_valid(values: Tensor, valid: Tensor) -> Tensor:
+    """Mean over steps of `values`, `(*batch, T, l)`, where `valid`, `(*batch, T)`; zero if no step is."""
+    count = valid.sum(dim=-1, keepdim=True).clamp(min=1)
+    return zero_absent(values, valid).sum(dim=-2) / count
+
+
+def values_may_decide() -> bool:
+    """Whether the numbers in a tensor may decide what is done next: not where that would break a graph."""
+    return not torch.compiler.is_compiling()
