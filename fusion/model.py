@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .distributed import moments
 from .layers.layer import Fused, FusionLayer
 from .layers.presence import Presence, zero_absent
 
@@ -30,7 +31,8 @@ class Standardise(nn.Module):
 
     In training :math:`\mu, \sigma^2` are those of the batch, in evaluation their running means. Absent
     samples enter neither the statistics nor the result (they stay zero). A training batch with a single
-    present sample has no variance: it is scaled by the running statistics and leaves them alone.
+    present sample has no variance: it is scaled by the running statistics and leaves them alone. Where
+    several processes train together, a batch is what all of them see in a step.
 
     Arguments:
         channels: *l*.
@@ -58,15 +60,18 @@ class Standardise(nn.Module):
     def forward(self, features: Tensor, present: Tensor) -> Tensor:
         """Standardise `(*batch, l)` where `present`, `(*batch)`, is true."""
         flat, chosen = features.reshape(-1, self.channels), present.reshape(-1)
-        rows, mean, variance = flat[chosen], self.mean, self.variance
-        if self.training and len(rows) > 1:
+        mean, variance = self.mean, self.variance
+        rows = flat[chosen].to(torch.promote_types(flat.dtype, mean.dtype))  # bfloat16 of a trained encoder
+        if self.training:
             # By hand: torch's batch_norm wakes every thread even for a few rows, which costs 20 ms a call
             # on a busy machine.
-            variance, mean = torch.var_mean(rows, dim=0, correction=0)
-            self._remember(mean.detach(), variance.detach(), len(rows))
+            samples, batch_mean, batch_variance = moments(rows)
+            if samples > 1:
+                mean, variance = batch_mean, batch_variance
+                self._remember(mean.detach(), variance.detach(), samples)
         rows = (rows - mean) * (variance + 1e-8).rsqrt()
         rows = rows.clamp(-self.limit, self.limit)
-        return torch.zeros_like(flat).index_put((chosen,), rows).reshape(features.shape)
+        return torch.zeros_like(flat, dtype=rows.dtype).index_put((chosen,), rows).reshape(features.shape)
 
     def _remember(self, mean: Tensor, variance: Tensor, samples: int) -> None:
         self.batches += 1

@@ -1,7 +1,8 @@
 """Feature files: `.npz` without pickles, or `.safetensors`.
 
 One array per modality, samples first: `(N, l)`, or `(N, T, l)` for sequences with an optional `<name>_length`
-`(N,)` of valid steps; an optional `label` `(N,)` of integer classes or floats; an optional `split` `(N,)` of
+`(N,)` of valid steps; an optional `<name>_present` `(N,)` of booleans, false where a sample lacks the
+modality; an optional `label` `(N,)` of integer classes or floats; an optional `split` `(N,)` of
 0 (train), 1 (validation) and 2 (test). Every other array is a modality, but for texts and lists of texts,
 which are taken for notes and left alone.
 """
@@ -69,7 +70,8 @@ def save_features(path: Path | str, features: Features) -> None:
 
 def _assemble(names: list[str], read: Callable[[str], Tensor], wanted: Sequence[str] | None) -> Features:
     lengths = {name for name in names if name.endswith("_length") and name.removesuffix("_length") in names}
-    available = [name for name in names if name not in lengths | {"label", "split"}]
+    present = {name for name in names if name.endswith("_present") and name.removesuffix("_present") in names}
+    available = [name for name in names if name not in lengths | present | {"label", "split"}]
     if wanted is not None:
         check_selection(wanted, available)
     chosen = available if wanted is None else list(wanted)
@@ -78,13 +80,17 @@ def _assemble(names: list[str], read: Callable[[str], Tensor], wanted: Sequence[
         {name: read(f"{name}_length") for name in chosen if f"{name}_length" in lengths},
         read("label") if "label" in names else None,
         read("split") if "split" in names else None,
+        {name: read(f"{name}_present") for name in chosen if f"{name}_present" in present},
     )
 
 
 def _named_arrays(features: Features) -> dict[str, Tensor]:
     arrays = dict(features.modalities)
-    for name, extra in [("label", features.label), ("split", features.split)] + [
-        (f"{name}_length", length) for name, length in features.lengths.items()
+    for name, extra in [
+        ("label", features.label),
+        ("split", features.split),
+        *((f"{name}_length", length) for name, length in features.lengths.items()),
+        *((f"{name}_present", present) for name, present in features.present.items()),
     ]:
         if name in features.modalities:
             raise ValueError(f"a modality cannot be named {name!r} in a feature file.")
