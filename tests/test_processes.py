@@ -16,8 +16,6 @@ from fusion.training.loop import train
 from fusion.training.recipe import Recipe
 from fusion.training.run import load_run
 
-pytest.importorskip("lightning_fabric")
-
 # The script lies elsewhere, and should find this code however it was installed.
 PATHS = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
 TRAIN = textwrap.dedent("""

@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ def load_features(path: Path | str, modalities: Sequence[str] | None = None) -> 
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file.")
     try:
-        with _opened(path) as (names, read):
+        with opened(path) as (names, read):
             return _assemble(names, read, modalities)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
@@ -68,19 +69,37 @@ def save_features(path: Path | str, features: Features) -> None:
             temporary.write_bytes(require("safetensors.torch").save(arrays))
 
 
+@dataclass(frozen=True)
+class Roles:
+    """What the arrays of a file are, by their names: modalities, `<name>_length` and `<name>_present`."""
+
+    modalities: list[str]
+    lengths: set[str]
+    present: set[str]
+
+
+def roles(names: Sequence[str]) -> Roles:
+    """Tell modalities from what is said about them."""
+    lengths, present = (
+        {name for name in names if name.endswith(end) and name.removesuffix(end) in names}
+        for end in ("_length", "_present")
+    )
+    described = lengths | present | {"label", "split"}
+    return Roles([name for name in names if name not in described], lengths, present)
+
+
 def _assemble(names: list[str], read: Callable[[str], Tensor], wanted: Sequence[str] | None) -> Features:
-    lengths = {name for name in names if name.endswith("_length") and name.removesuffix("_length") in names}
-    present = {name for name in names if name.endswith("_present") and name.removesuffix("_present") in names}
-    available = [name for name in names if name not in lengths | present | {"label", "split"}]
+    found = roles(names)
+    available = found.modalities
     if wanted is not None:
         check_selection(wanted, available)
     chosen = available if wanted is None else list(wanted)
     return Features(
         {name: read(name) for name in chosen},
-        {name: read(f"{name}_length") for name in chosen if f"{name}_length" in lengths},
+        {name: read(f"{name}_length") for name in chosen if f"{name}_length" in found.lengths},
         read("label") if "label" in names else None,
         read("split") if "split" in names else None,
-        {name: read(f"{name}_present") for name in chosen if f"{name}_present" in present},
+        {name: read(f"{name}_present") for name in chosen if f"{name}_present" in found.present},
     )
 
 
@@ -100,7 +119,13 @@ def _named_arrays(features: Features) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Archive]:
+def opened(path: Path) -> Iterator[Archive]:
+    """The arrays of an `.npz` or `.safetensors` file, read one by one.
+
+    Raises:
+        ValueError: Not such an archive.
+        ModuleNotFoundError: A `.safetensors` file without the library installed.
+    """
     _check_suffix(path)
     with _opened_npz(path) if path.suffix == ".npz" else _opened_safetensors(path) as archive:
         yield archive
