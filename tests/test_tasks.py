@@ -51,6 +51,11 @@ def test_precision_at_k_by_hand():
         torch.tensor([[1.0, 0.0]]), torch.tensor([1]), gallery, torch.tensor([0, 1, 0, 1]), k=3
     )
     assert found == {"map@3": pytest.approx((1 / 2) / 2), "recall@1": 0, "recall@3": 1}
+    # Three are right and two places are looked at: the best there can be is 1.
+    many = retrieval_scores(
+        torch.tensor([[1.0, 0.0]]), torch.tensor([1]), gallery, torch.tensor([1, 1, 0, 1]), k=2
+    )
+    assert many["map@2"] == 1
     nothing = retrieval_scores(torch.ones(1, 2), torch.tensor([7]), gallery, torch.zeros(4).long())
     assert set(nothing.values()) == {0}
     with pytest.raises(ValueError, match="k must be 1 or more, got 0"):

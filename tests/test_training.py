@@ -165,6 +165,13 @@ def test_batches_cover_every_sample_once_and_are_of_nearly_equal_size(features):
     assert sizes == [49, 48, 48]
 
 
+def test_every_epoch_draws_anew(features):
+    layer = Recording(DIMS)
+    train(layer, features, recipe=Recipe(epochs=2, batch_size=10_000), progress=False)
+    (_, first), (_, second) = layer.patterns[:2], layer.patterns[2:]
+    assert not torch.equal(first[0], second[0])
+
+
 def test_seed_decides_everything_and_disturbs_nothing(features):
     torch.manual_seed(11)
     undisturbed = torch.rand(3)
