@@ -51,8 +51,13 @@ def lifted(features: torch.Tensor, label: torch.Tensor) -> tuple[str, list[Lifte
         for place, n in enumerate(EXPANSIONS)
     ]
     rows = [
-        [f"{one.expansion:g}", f"{one.rank:.0f}", f"{one.distance:.2f}", f"{one.predicted:.2f}"]
-        + [f"{one.accuracy:.3f}", f"{one.residual:.4f}"]
+        [
+            f"{one.expansion:g}",
+            f"{one.rank:.0f}",
+            *(f"{value:.2f}" for value in (one.distance, one.predicted)),
+            f"{one.accuracy:.3f}",
+            f"{one.residual:.4f}",
+        ]
         for one in means
     ]
     plain = []
@@ -149,8 +154,8 @@ feature, samples and classifier together, and moves up with the samples.
 
 ## 3.3 A linear lift and return cannot beat the features, and approaches them
 
-A random lift $W$ to $n\\,l$ coordinates and its return by $W^T$, mean over five draws. The distance of $W^TW$ from 1 is
-the spectral norm; its limit is the edge of the Marchenko-Pastur spectrum. The nearest class mean sees
+A random lift $W$ to $n\\,l$ coordinates and its return by $W^T$, mean over five draws. The distance of $W^TW$
+from 1 is in the spectral norm; its limit is the edge of the Marchenko-Pastur spectrum. The nearest class mean sees
 distances, so it feels every distortion; the last column is what the best linear read-out leaves of the labels,
 relative to the features themselves.
 
@@ -164,8 +169,8 @@ an activation, expressiveness, this experiment does not say.
 
 ## 3.4 Dissociation and concentration can be reversed
 
-Relative squared error of the best linear reconstruction of each modality from what `GMF` passes on, for two views of the
-digits:
+Relative squared error of the best linear reconstruction of each modality from what `GMF` passes on, for two
+views of the digits:
 
 {reconstruction}
 **Holds, and says less than it seems to.** Everything is reconstructed to round-off, even at random weights and

@@ -180,6 +180,7 @@ def _add_compare(commands: Any) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
+    from .distributed import is_main
     from .evaluation.comparison import compare
 
     found = compare(
@@ -190,7 +191,10 @@ def _compare(options: argparse.Namespace) -> None:
         task=options.task,
         baselines=options.baselines,
         diagnostics=options.diagnostics,
+        progress=is_main(),
     )
+    if not is_main():
+        return
     found.save(options.out, html=options.html)
     print(found.table(), end="")
 
