@@ -172,12 +172,7 @@ def shared_private(
         if conflict:
             latents["conflict"] = _swap(modalities, conflict)
         present = _some_missing(samples, list(dims), missing) if missing else {}
-        lengths = {}
-        if steps is not None:
-            for name, values in modalities.items():
-                spread = noise * torch.randn(samples, steps, values.shape[-1])
-                modalities[name] = values[:, None] + spread
-                lengths[name] = torch.randint((steps + 1) // 2, steps + 1, (samples,))
+        lengths = _as_sequences(modalities, steps, noise) if steps is not None else {}
     return Features(modalities, lengths, label, present=present), latents
 
 
@@ -207,6 +202,16 @@ def _some_missing(samples: int, names: list[str], probability: float) -> dict[st
     kept = torch.randint(len(names), (samples,))
     present[torch.arange(samples), kept] |= ~present.any(dim=-1)
     return dict(zip(names, present.unbind(dim=-1), strict=True))
+
+
+def _as_sequences(modalities: dict[str, Tensor], steps: int, noise: float) -> dict[str, Tensor]:
+    """Repeat vectors over steps, with noise in each, in place; the valid steps `{name: (N,)}`."""
+    lengths = {}
+    for name, values in modalities.items():
+        spread = noise * torch.randn(len(values), steps, values.shape[-1])
+        modalities[name] = values[:, None] + spread
+        lengths[name] = torch.randint((steps + 1) // 2, steps + 1, (len(values),))
+    return lengths
 
 
 def _check_shared_private(

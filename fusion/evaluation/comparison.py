@@ -193,13 +193,11 @@ def compare(
         run = train(makers[name], features, recipe=recipe, seed=seed, task=task, progress=False)
         first.setdefault(name, run)
         for case, by_metric in with_mean_of_incomplete(evaluate(run, features)).items():
-            for metric, value in by_metric.items():
-                scores[name].setdefault(case, {}).setdefault(metric, []).append(value)
+            _append(scores[name].setdefault(case, {}), by_metric)
         if diagnostics:
             if recipe.extractor is not None and seed not in alone:
                 alone[seed] = probes_alone(features, recipe, seed, task)
-            for figure, value in diagnose(run, features, alone.get(seed)).items():
-                inside.setdefault(name, {}).setdefault(figure, []).append(value)
+            _append(inside.setdefault(name, {}), diagnose(run, features, alone.get(seed)))
     return Comparison(
         scores,
         {name: run.parameters for name, run in first.items()},
@@ -212,6 +210,11 @@ def compare(
         diagnostics=inside,
         task=next(iter(first.values())).task.kind,
     )
+
+
+def _append(lists: dict[str, list[float]], values: Mapping[str, float]) -> None:
+    for name, value in values.items():
+        lists.setdefault(name, []).append(value)
 
 
 def _times(first: dict[str, Run], features: Features, recipe: Recipe) -> dict[str, float]:

@@ -146,13 +146,15 @@ class _Trainer:
         epochs, bar = self.recipe.epochs, None
         if progress and self.engine.rank == 0:
             bar = require("tqdm").tqdm(total=epochs, initial=len(self.history), desc=self.layer)
-        while len(self.history) < epochs and not self._is_patience_over():
-            yield len(self.history) + 1
+        try:
+            while len(self.history) < epochs and not self._is_patience_over():
+                yield len(self.history) + 1
+                if bar is not None:
+                    bar.set_postfix(loss=f"{self.history[-1].train_loss:.3g}", refresh=False)
+                    bar.update()
+        finally:
             if bar is not None:
-                bar.set_postfix(loss=f"{self.history[-1].train_loss:.3g}", refresh=False)
-                bar.update()
-        if bar is not None:
-            bar.close()
+                bar.close()
 
     def draw(self) -> tuple[Tensor, Presence | None]:
         """The order of the training samples in an epoch, and for each a random subset of its modalities."""
