@@ -6,11 +6,15 @@
 baselines are layers of one interface; :func:`train`, :func:`evaluate` and :func:`compare` use them.
 """
 
-from .data.datasets import digits_two_views, shared_private
+from .data.check import check_file
+from .data.conflict import with_conflicts
+from .data.datasets import digits_two_views, digits_views, shared_private
 from .data.feature_file import load_features, save_features
 from .data.features import Features
 from .encoders import AttentionEncoder, RecurrentEncoder, SequenceEncoder, VectorEncoder
 from .evaluation.comparison import Comparison, compare
+from .evaluation.dependence import explained_variance, mutual_information
+from .evaluation.diagnostics import diagnose
 from .evaluation.scores import evaluate
 from .grounded.subspaces import Channels, Subspaces, dissociate
 from .grounded.transport import channel_cell, migrate
@@ -62,15 +66,21 @@ __all__ = [
     "Sum",
     "VectorEncoder",
     "channel_cell",
+    "check_file",
     "compare",
+    "diagnose",
     "digits_two_views",
+    "digits_views",
     "dissociate",
     "evaluate",
+    "explained_variance",
     "find_layer",
     "load_features",
     "load_run",
     "migrate",
+    "mutual_information",
     "save_features",
     "shared_private",
     "train",
+    "with_conflicts",
 ]

@@ -1,4 +1,4 @@
-"""The command line: python -m fusion train | evaluate | compare | migrate | demo."""
+"""The command line: python -m fusion check | train | evaluate | compare | migrate | demo."""
 
 import argparse
 import json
@@ -12,6 +12,26 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help should not
     from .data.features import Features
     from .evaluation.scores import Scores
     from .training.recipe import Recipe
+
+
+SETTINGS: tuple[tuple[str, type, str], ...] = (
+    ("epochs", int, "at most"),
+    ("batch_size", int, "in each process"),
+    ("optimiser", str, "adamw or sgd"),
+    ("learning_rate", float, "at the start"),
+    ("weight_decay", float, "of the optimiser"),
+    ("schedule", str, "constant, cosine or plateau"),
+    ("warm_up", int, "epochs of rising learning rate"),
+    ("patience", int, "stop after so many epochs without a better validation loss"),
+    ("clip", float, "largest norm of the gradient"),
+    ("reconstruction_weight", float, "of the layer's own losses"),
+    ("temperature", float, "of the contrastive loss (retrieval)"),
+    ("extractor", int, "hidden width of an extractor per modality, trained too"),
+    ("hidden", int, "width of the head's hidden layer"),
+    ("dropout", float, "in the head"),
+    ("keep", str, "last or best weights"),
+)
+"""Settings of a recipe that take a value: name, type, what they are."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,14 +48,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Names every layer there is in the help of commands that take one, which costs the import of torch."""
+
+    def format_help(self) -> str:
+        if self.get_default("run") in (_train, _compare):
+            from .layers.registry import LAYERS
+
+            self.epilog = f"layers: {', '.join(LAYERS)}"
+        return super().format_help()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m fusion", description="Fuse features of several modalities."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_train, _add_evaluate, _add_compare, _add_migrate, _add_demo):
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    for add in (_add_check, _add_train, _add_evaluate, _add_compare, _add_migrate, _add_demo):
         add(commands)
     return parser
+
+
+def _add_check(commands: Any) -> None:
+    command = commands.add_parser(
+        "check",
+        help="say what is in a feature file, what is wrong with it and how to mend it",
+        description="Look at every array of a feature file; the exit code is 2 if it cannot be used.",
+    )
+    command.add_argument("features", type=Path, metavar="FEATURES", help=".npz or .safetensors file")
+    command.set_defaults(run=_check)
+
+
+def _check(options: argparse.Namespace) -> None:
+    from .data.check import check_file
+
+    findings = check_file(options.features)
+    for finding in findings:
+        print(finding)
+    wrong = sum(finding.kind == "wrong" for finding in findings)
+    if wrong:
+        raise ValueError(f"{options.features} cannot be used: what is wrong is above ({wrong}).")
+    print(f"{options.features} can be used.")
 
 
 def _add_train(commands: Any) -> None:
@@ -47,29 +100,43 @@ def _add_train(commands: Any) -> None:
     _add_features(command)
     command.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder of the run")
     command.add_argument(
-        "--layer", default="gmf", metavar="NAME", help="gmf, cell, concat, sum, late (default: %(default)s)"
+        "--layer", default="gmf", metavar="NAME", help="one of those below (default: %(default)s)"
     )
     command.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    command.add_argument("--tensorboard", action="store_true", help="log for TensorBoard, in RUN/tensorboard")
+    _add_task(command)
     _add_recipe(command)
     command.set_defaults(run=_train)
 
 
 def _train(options: argparse.Namespace) -> None:
-    from .evaluation.scores import evaluate
+    from .distributed import is_main
+    from .evaluation.scores import evaluate, with_mean_of_incomplete
     from .training.loop import train
 
     features = _features(options)
-    run = train(options.layer, features, recipe=_recipe(options), seed=options.seed, out=options.out)
+    run = train(
+        options.layer,
+        features,
+        recipe=_recipe(options),
+        seed=options.seed,
+        task=options.task,
+        out=options.out,
+        tensorboard=options.tensorboard,
+    )
+    if not is_main():
+        return
     print(f"{run.layer}: {run.parameters:,} parameters, {len(run.history)} epochs, saved in {options.out}")
     if features.with_split(options.seed).has("test"):
-        print(_table(evaluate(run, features)))
+        print(_table(with_mean_of_incomplete(evaluate(run, features))))
 
 
 def _add_evaluate(commands: Any) -> None:
     command = commands.add_parser(
         "evaluate",
         help="score a trained run with all modalities and with some missing",
-        description="Score a run with all modalities, without each, and (of three or more) with each alone.",
+        description="Score a run with all modalities and with every subset of them missing (of more than six: "
+        "without each, and each alone).",
     )
     command.add_argument("folder", type=Path, metavar="RUN", help="folder of the run")
     _add_features(command, choose=False)
@@ -81,13 +148,13 @@ def _add_evaluate(commands: Any) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from .evaluation.scores import evaluate
+    from .evaluation.scores import evaluate, with_mean_of_incomplete
     from .training.run import load_run
 
     run = load_run(options.folder)
     features = _features(options, list(run.dims))
     run.model.to(features.device)
-    scores = evaluate(run, features, part=options.part)
+    scores = with_mean_of_incomplete(evaluate(run, features, part=options.part))
     print(json.dumps(scores, indent=1) if options.json else _table(scores))
 
 
@@ -95,21 +162,40 @@ def _add_compare(commands: Any) -> None:
     command = commands.add_parser(
         "compare",
         help="train and score several layers over several seeds",
-        description="Train every layer with several seeds under one recipe; a table of means and deviations.",
+        description="Train every layer with several seeds under one recipe; tables of means with confidence "
+        "intervals, tests against the best baseline, cost.",
     )
     _add_features(command)
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for table and JSON")
-    command.add_argument("--layers", type=_names, metavar="A,B", help="default: all")
+    command.add_argument("--layers", type=_names, metavar="A,B", help="out of those below; default: all")
+    command.add_argument(
+        "--baselines", type=_names, metavar="A,B", help="default: all but gmf..., scfae... and cell..."
+    )
     command.add_argument("--seeds", type=int, default=5, help="default: %(default)s")
+    command.add_argument("--diagnostics", action="store_true", help="also look inside the layers")
+    command.add_argument("--html", action="store_true", help="also write comparison.html")
+    _add_task(command)
     _add_recipe(command)
     command.set_defaults(run=_compare)
 
 
 def _compare(options: argparse.Namespace) -> None:
+    from .distributed import is_main
     from .evaluation.comparison import compare
 
-    found = compare(_features(options), options.layers, recipe=_recipe(options), seeds=options.seeds)
-    found.save(options.out)
+    found = compare(
+        _features(options),
+        options.layers,
+        recipe=_recipe(options),
+        seeds=options.seeds,
+        task=options.task,
+        baselines=options.baselines,
+        diagnostics=options.diagnostics,
+        progress=is_main(),
+    )
+    if not is_main():
+        return
+    found.save(options.out, html=options.html)
     print(found.table(), end="")
 
 
@@ -164,27 +250,44 @@ def _add_features(command: argparse.ArgumentParser, choose: bool = True) -> None
     command.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: %(default)s)")
 
 
+def _add_task(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--task",
+        metavar="TASK",
+        help="classification, regression, retrieval or conflict (default: one of the first two, by the labels)",
+    )
+
+
 def _add_recipe(command: argparse.ArgumentParser) -> None:
-    recipe = command.add_argument_group("recipe")
-    recipe.add_argument("--epochs", type=int)
-    recipe.add_argument("--batch-size", type=int)
-    recipe.add_argument("--learning-rate", type=float)
-    recipe.add_argument("--paper", action="store_true", help="train as the GMF paper did")
+    recipe = command.add_argument_group("recipe", "settings of fusion.Recipe; they change the one chosen")
+    named = recipe.add_mutually_exclusive_group()
+    named.add_argument("--paper", action="store_true", help="train as the GMF paper did")
+    named.add_argument(
+        "--modern", action="store_true", help="warm-up, clipped gradients, early stopping, best weights"
+    )
+    for name, kind, what in SETTINGS:
+        recipe.add_argument(f"--{name.replace('_', '-')}", type=kind, help=what)
     for name, what in (
         ("standardise", "features are not scaled"),
-        ("random-subsets", "no step sees random subsets of the modalities"),
+        ("all-present", "no step sees all modalities at once"),
+        ("random-subsets", "no step sees random subsets of the modalities (no modality dropout)"),
         ("each-alone", "no step sees a modality alone"),
     ):
         option = name.replace("-", "_")
         recipe.add_argument(f"--no-{name}", dest=option, action="store_const", const=False, help=what)
+    recipe.add_argument(
+        "--mixed-precision", action="store_const", const=True, help="forward passes of training in bfloat16"
+    )
 
 
 def _recipe(options: argparse.Namespace) -> "Recipe":
     from .training.recipe import DEFAULT, Recipe
 
-    names = ("epochs", "batch_size", "learning_rate", "standardise", "random_subsets", "each_alone")
+    switches = ("standardise", "all_present", "random_subsets", "each_alone", "mixed_precision")
+    names = [*(name for name, _, _ in SETTINGS), *switches]
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    return replace(Recipe.paper() if options.paper else DEFAULT, **given)
+    chosen = Recipe.paper() if options.paper else Recipe.modern() if options.modern else DEFAULT
+    return replace(chosen, **given)
 
 
 def _features(options: argparse.Namespace, modalities: list[str] | None = None) -> "Features":

@@ -11,6 +11,7 @@ import pnp
 
 from .data.datasets import digits_two_views
 from .evaluation.comparison import Comparison, compare
+from .evaluation.tables import by_case
 from .extras import require
 from .grounded.subspaces import Subspaces, dissociate
 from .grounded.transport import migrate
@@ -234,7 +235,7 @@ def comparison(out: Path, seeds: int, recipe: Recipe, progress: bool) -> Section
         picture(
             figure,
             out / "comparison.png",
-            caption=f"Accuracy on test samples; mean and standard deviation over {seeds} seeds, each of "
+            caption=f"Accuracy on test samples; mean and 95 % confidence interval over {seeds} seeds, each of "
             "which draws its own split, initial weights and batches.",
         )
     ]
@@ -247,14 +248,18 @@ def comparison(out: Path, seeds: int, recipe: Recipe, progress: bool) -> Section
 
 
 def _table(found: Comparison, name: str) -> Table:
-    lines = [line.strip("| ").split(" | ") for line in found.table().splitlines() if line.startswith("|")]
-    return Table(lines[0], lines[2:], caption=name[0].upper() + name[1:] + ".")
+    table = by_case(found, found.metrics[0])
+    return replace(table, caption=name[0].upper() + name[1:] + ".")
 
 
 def _verdict(name: str, found: Comparison) -> str:
     """One sentence per recipe: the grounded layer against the best other layer, seed by seed."""
     parts = []
-    values = {(row["layer"], row["case"]): torch.tensor(row["values"]) for row in found.rows()}
+    values = {
+        (row["layer"], row["case"]): torch.tensor(row["values"])
+        for row in found.rows()
+        if row["metric"] == found.metrics[0]
+    }
     for case in dict.fromkeys(case for _, case in values):
         others = {layer: values[layer, case] for layer in found.parameters if layer != "cell"}
         best = max(others, key=lambda layer: float(others[layer].mean()))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .distributed import moments
 from .layers.layer import Fused, FusionLayer
 from .layers.presence import Presence, valid_steps, zero_absent
 
@@ -30,7 +31,8 @@ class Standardise(nn.Module):
 
     In training :math:`\mu, \sigma^2` are those of the batch, in evaluation their running means. Absent
     samples enter neither the statistics nor the result (they stay zero). A training batch with a single
-    present sample has no variance: it is scaled by the running statistics and leaves them alone.
+    present sample has no variance: it is scaled by the running statistics and leaves them alone. Where
+    several processes train together, a batch is what all of them see in a step.
 
     Arguments:
         channels: *l*.
@@ -61,12 +63,13 @@ class Standardise(nn.Module):
         values = zero_absent(features, present).to(self.mean.dtype)
         mean, variance = self.mean, self.variance
         if self.training:
+            # By hand: torch's batch_norm wakes every thread even for a few rows, which costs 20 ms a call
+            # on a busy machine.
             rows = values.reshape(-1, self.channels)[present.reshape(-1)]
-            if len(rows) > 1:
-                # By hand: torch's batch_norm wakes every thread even for a few rows, which costs 20 ms a call
-                # on a busy machine.
-                variance, mean = torch.var_mean(rows, dim=0, correction=0)
-                self._remember(mean.detach(), variance.detach(), len(rows))
+            samples, batch_mean, batch_variance = moments(rows)
+            if samples > 1:
+                mean, variance = batch_mean, batch_variance
+                self._remember(mean.detach(), variance.detach(), samples)
         scaled = (values - mean) * (variance + 1e-8).rsqrt()
         return zero_absent(scaled.clamp(-self.limit, self.limit), present)
 

@@ -150,10 +150,10 @@ def plot_gates(subspaces: Subspaces, *, ax: "Axes | None" = None) -> "Axes":
 def plot_comparison(
     comparison: "Comparison", *, metric: str | None = None, ax: "Axes | None" = None
 ) -> "Axes":
-    """Score of every layer in every case, mean and standard deviation over the seeds.
+    """Score of every layer in every case, mean and 95 % confidence interval over the seeds.
 
     Arguments:
-        metric: Which; None: the first, `accuracy` or `mae`.
+        metric: Which; None: the first.
     """
     ax = _axes(ax)
     rows = comparison.rows()
@@ -167,7 +167,7 @@ def plot_comparison(
         ax.errorbar(
             places,
             [row["mean"] for row in here],
-            [row["standard_deviation"] or 0.0 for row in here],
+            [row["half_width"] or 0.0 for row in here],
             fmt=MARKERS[rank % len(MARKERS)],
             color=MODALITIES[rank % len(MODALITIES)],
             mec=POTENTIAL,
@@ -178,7 +178,7 @@ def plot_comparison(
         )
     ax.set_xticks(range(len(cases)), cases)
     ax.set_xlim(-0.5, len(cases) - 0.5)
-    ax.set_ylabel(f"{metric} (mean ± standard deviation)")
+    ax.set_ylabel(f"{metric} (mean ± 95 % interval)")
     ax.grid(axis="y", alpha=0.3)
     ax.legend(frameon=False, ncols=len(layers), loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return ax

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict, fields
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ import fusion
 from fusion.__main__ import main
 from fusion.data.datasets import shared_private
 from fusion.data.feature_file import load_features, save_features
-from fusion.evaluation.scores import evaluate
+from fusion.evaluation.scores import evaluate, with_mean_of_incomplete
 from fusion.layers.registry import LAYERS
+from fusion.training.recipe import Recipe
 from fusion.training.run import load_run
 
 QUICK = ["--epochs", "2", "--batch-size", "32"]
@@ -35,8 +37,8 @@ def test_train_then_evaluate(path, tmp_path, capsys):
     assert main(["evaluate", str(out), str(path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     run = load_run(out)
-    assert found == evaluate(run, load_features(path))
-    assert f"all        {found['all']['accuracy']:11.4f}" in evaluated.out
+    assert found == with_mean_of_incomplete(evaluate(run, load_features(path)))
+    assert f"all         {found['all']['accuracy']:11.4f}" in evaluated.out
     assert (run.layer, run.seed, run.recipe.epochs, run.recipe.batch_size) == ("sum", 3, 2, 32)
 
 
@@ -52,13 +54,63 @@ def test_options_reach_the_recipe(path, tmp_path):
     assert load_run(tmp_path / "paper").recipe.optimiser == "sgd"
 
 
+def test_every_setting_of_a_recipe_has_an_option(path, tmp_path):
+    """All that a recipe holds can be set, and arrives."""
+    given = {
+        "epochs": 3,
+        "batch_size": 40,
+        "optimiser": "sgd",
+        "learning_rate": 0.02,
+        "weight_decay": 0.001,
+        "schedule": "plateau",
+        "warm_up": 1,
+        "patience": 2,
+        "clip": 2.0,
+        "mixed_precision": True,
+        "standardise": False,
+        "all_present": False,
+        "random_subsets": True,
+        "each_alone": False,
+        "reconstruction_weight": 0.5,
+        "temperature": 0.3,
+        "extractor": 6,
+        "hidden": 7,
+        "dropout": 0.1,
+        "keep": "best",
+    }
+    assert list(given) == [field.name for field in fields(Recipe)]
+    options = [f"--{k.replace('_', '-')}={v}" for k, v in given.items() if not isinstance(v, bool)]
+    switches = ["--mixed-precision", "--no-standardise", "--no-all-present", "--no-each-alone"]
+    assert main(["train", str(path), "--out", str(tmp_path / "run"), *options, *switches]) == 0
+    assert asdict(load_run(tmp_path / "run").recipe) == given
+    assert main(["train", str(path), "--out", str(tmp_path / "modern"), "--modern", "--epochs", "2"]) == 0
+    assert load_run(tmp_path / "modern").recipe == Recipe.modern(epochs=2)
+
+
+@pytest.mark.parametrize(("task", "metric"), [("retrieval", "map@10"), ("conflict", "auc")])
+def test_tasks(path, tmp_path, capsys, task, metric):
+    out = str(tmp_path / "run")
+    assert main(["train", str(path), "--out", out, "--task", task, "--tensorboard", *QUICK]) == 0
+    trained = capsys.readouterr().out
+    assert trained.splitlines()[1].split()[:2] == ["case", metric]
+    assert main(["evaluate", out, str(path)]) == 0
+    assert capsys.readouterr().out.splitlines() == trained.splitlines()[1:]
+    assert (tmp_path / "run" / "tensorboard").is_dir()
+    assert main(["compare", str(path), "--out", out, "--task", task, "--layers", "gmf,sum,late",
+                 "--seeds", "1", "--baselines", "late", "--html", "--diagnostics", *QUICK]) == 0  # fmt: skip
+    found = json.loads((tmp_path / "run" / "comparison.json").read_text())
+    assert (found["task"], found["baselines"]) == (task, ["late"])
+    assert {row["against"] for row in found["rows"] if row["layer"] == "sum"} == {"late"}
+    assert (tmp_path / "run" / "comparison.html").exists()
+
+
 def test_compare_writes_what_it_prints(path, tmp_path, capsys):
     out = tmp_path / "found"
     arguments = ["compare", str(path), "--out", str(out), "--layers", "concat,late", "--seeds", "2", *QUICK]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
-    assert printed == (out / "comparison.md").read_text()
-    assert printed.splitlines()[2].startswith("| concat | ")
+    assert (out / "comparison.md").read_text().startswith(printed)
+    assert printed.splitlines()[2].startswith("| concat (baseline) | ")
     found = json.loads((out / "comparison.json").read_text())
     assert {row["layer"] for row in found["rows"]} == {"concat", "late"}
     assert found["recipe"]["epochs"] == 2

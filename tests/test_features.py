@@ -304,3 +304,59 @@ def test_pooling_is_the_mean_of_valid_steps():
 def test_pooling_without_lengths_is_the_mean_of_all_steps():
     values = torch.randn(3, 4, 2)
     torch.testing.assert_close(Features({"s": values}).pooled().modalities["s"], values.mean(1))
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_who_has_what_is_kept_in_files(tmp_path, load, suffix):
+    gaps = np.array([1, 1, 0, 1, 0, 1, 1, 1])
+    arrays = valid(audio=with_nan((8, 3), 2, 4), audio_present=gaps.astype(bool), video_present=gaps[::-1])
+    features = load(arrays)
+    assert list(features.modalities) == ["audio", "video"]
+    assert features.present["audio"].tolist() == gaps.astype(bool).tolist()
+    assert (features.modalities["audio"][[2, 4]] == 0).all()
+    save_features(tmp_path / f"again.{suffix}", features)
+    again = load_features(tmp_path / f"again.{suffix}")
+    for name in ("audio", "video"):
+        assert torch.equal(again.present[name], features.present[name])
+        assert torch.equal(again.modalities[name], features.modalities[name])
+
+
+def test_who_has_what_follows_the_samples(load):
+    gaps = np.array([1, 1, 0, 1, 0, 1, 1, 1], dtype=bool)
+    features = load(valid(audio_present=gaps))
+    assert features.train.present["audio"].tolist() == [True, True, False, True]
+    assert features.rows(torch.tensor([4, 0])).present["audio"].tolist() == [False, True]
+    assert features.pooled().to("cpu").with_split(1).present["audio"].tolist() == gaps.tolist()
+    assert features.select(["video"]).present == {}
+    with pytest.raises(ValueError, match=r"at least one modality, got 2 without any, the first sample 2"):
+        features.select(["audio"])
+
+
+def test_the_length_of_a_sequence_that_is_absent_does_not_matter(load):
+    gaps = np.array([1, 1, 0, 1, 1, 1, 1, 1], dtype=bool)
+    lengths = np.array([1, 2, 0, 4, 5, 5, 5, 5])
+    assert load(valid(video_present=gaps, video_length=lengths)).lengths["video"].tolist() == [
+        1,
+        2,
+        1,
+        4,
+        5,
+        5,
+        5,
+        5,
+    ]
+    with pytest.raises(ValueError, match="video_length must be between 1 and 5, got 0 at sample 2"):
+        load(valid(video_length=lengths))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"audio_present": np.ones(7, bool)}, r"audio_present must have the shape \(N,\)"),
+        ({"audio_present": np.full(8, 2)}, "audio_present must be between 0 and 1, got 2 at sample 0"),
+        ({"audio_present": np.ones(8)}, "audio_present must hold integers, got torch.float64"),
+    ],
+)
+def test_presence_that_cannot_be(load, changes, message):
+    with pytest.raises(ValueError, match=message):
+        load(valid(**changes))

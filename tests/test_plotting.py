@@ -128,7 +128,7 @@ def test_comparison_and_history():
                     "case": case,
                     "metric": "accuracy",
                     "mean": 0.9,
-                    "standard_deviation": spread,
+                    "half_width": spread,
                 }
                 for layer, spread in (("gmf", 0.01), ("sum", None))
                 for case in ("all", "without pixels")

@@ -1,4 +1,4 @@
-"""Every Python block of the README runs, and prints what the block after it says."""
+"""Every Python block of the README and of the page on judging runs, and prints what the block after it says."""
 
 import contextlib
 import io
@@ -10,6 +10,7 @@ import pytest
 README = Path(__file__).parents[1] / "README.md"
 BLOCK = re.compile(r"```python\n(.*?)```(?:\s*```text\n(.*?)```)?", re.DOTALL)
 BLOCKS = BLOCK.findall(README.read_text(encoding="utf-8"))
+JUDGING = BLOCK.findall((README.parent / "docs" / "judging.md").read_text(encoding="utf-8"))
 
 
 def test_there_are_examples_with_output():
@@ -17,7 +18,7 @@ def test_there_are_examples_with_output():
     assert any(output for _, output in BLOCKS)
 
 
-@pytest.mark.parametrize(("code", "output"), BLOCKS)
+@pytest.mark.parametrize(("code", "output"), BLOCKS + JUDGING)
 def test_a_block_prints_what_the_readme_shows(code, output, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     printed = io.StringIO()

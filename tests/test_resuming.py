@@ -1,5 +1,6 @@
 """Trainings that are interrupted, and runs that are written and read again."""
 
+import json
 import math
 import signal
 import subprocess
@@ -33,7 +34,7 @@ def features():
 
 
 KILLED = textwrap.dedent("""
-    import os, signal, sys, torch
+    import json, os, signal, sys, torch
     torch.set_num_threads(1)
     from fusion.training import loop
     from fusion.data.feature_file import load_features
@@ -42,33 +43,51 @@ KILLED = textwrap.dedent("""
     steps = 0
     original = loop.step_loss
 
-    def step_loss(model, *arguments):
+    def step_loss(model, *arguments, **named):
         global steps
         steps += model.training
         if steps == 3 * 5 + 3:  # in the middle of the fourth epoch of five steps
             os.kill(os.getpid(), signal.SIGKILL)
-        return original(model, *arguments)
+        return original(model, *arguments, **named)
 
     loop.step_loss = step_loss
-    recipe = Recipe(epochs=6, batch_size=32, hidden=16, keep=sys.argv[3], schedule=sys.argv[4])
+    recipe = Recipe(**json.loads(sys.argv[3]))
     loop.train("gmf", load_features(sys.argv[1]), recipe=recipe, seed=2, out=sys.argv[2], progress=False)
 """)
 
+SHORT = {"epochs": 6, "batch_size": 32, "hidden": 16}
+RECIPES = {
+    "last weights, cosine": Recipe(**SHORT),
+    "best weights, plateau": Recipe(**SHORT, keep="best", schedule="plateau"),
+    # which diverges soon
+    "best weights from before": Recipe(
+        **SHORT, keep="best", schedule="constant", warm_up=6, learning_rate=1.0
+    ),
+    "warm-up, patience, clipping": Recipe.modern(
+        **SHORT
+        | {"epochs": 40, "patience": 2, "warm_up": 4, "clip": 0.5, "learning_rate": 0.05, "extractor": 8}
+    ),
+    "mixed precision": Recipe(**SHORT, mixed_precision=True, warm_up=4),
+}
 
-@pytest.mark.parametrize(("keep", "schedule"), [("last", "cosine"), ("best", "plateau")])
-def test_a_killed_training_resumes_to_the_same_bits(features, tmp_path, keep, schedule):
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
+def test_a_killed_training_resumes_to_the_same_bits(features, tmp_path, recipe):
     path, out = tmp_path / "features.npz", tmp_path / "run"
     save_features(path, features)
-    command = [sys.executable, "-c", KILLED, str(path), str(out), keep, schedule]
+    command = [sys.executable, "-c", KILLED, str(path), str(out), json.dumps(asdict(recipe))]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
-    recipe = Recipe(epochs=6, batch_size=32, hidden=16, keep=keep, schedule=schedule)
     checkpoint = torch.load(out / "checkpoint.pt", weights_only=True)
     assert len(checkpoint["history"]) == 3
     assert not (out / "run.json").exists()
     resumed = train("gmf", features, recipe=recipe, seed=2, out=out, progress=False)
     straight = train("gmf", features, recipe=recipe, seed=2, progress=False)
     assert resumed.history == straight.history
+    assert 3 < len(straight.history) < 40
+    assert (out / "log.csv").read_text().count("\n") == 1 + len(straight.history)
     assert resumed.kept == straight.kept
+    if recipe.learning_rate == 1:  # the weights to keep come from the process that was killed
+        assert straight.kept <= 3
     for name, value in straight.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], value), name
 
@@ -85,6 +104,7 @@ def test_a_finished_run_is_returned_and_read_again(features, tmp_path):
     assert not loaded.model.training
     assert [path.name for path in sorted(tmp_path.iterdir())] == [
         "checkpoint.pt",
+        "log.csv",
         "model.safetensors",
         "run.json",
     ]

@@ -1,19 +1,22 @@
 """Training: the recipe's parts, learning, and what cannot be learnt."""
 
+import csv
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fusion.data.datasets import shared_private
 from fusion.data.features import Features
 from fusion.layers.gmf import GMF
-from fusion.layers.plain import Concatenation
+from fusion.layers.plain import Concatenation, Sum
 from fusion.layers.presence import random_subsets
 from fusion.layers.registry import LAYERS
 from fusion.model import FusionModel
 from fusion.randomness import seeded
-from fusion.training.loop import VALIDATE, train
+from fusion.training.loop import INITIALISE, VALIDATE, train
 from fusion.training.objective import step_loss
 from fusion.training.recipe import Recipe
 from fusion.training.run import build_model
@@ -162,6 +165,13 @@ def test_batches_cover_every_sample_once_and_are_of_nearly_equal_size(features):
     assert sizes == [49, 48, 48]
 
 
+def test_every_epoch_draws_anew(features):
+    layer = Recording(DIMS)
+    train(layer, features, recipe=Recipe(epochs=2, batch_size=10_000), progress=False)
+    (_, first), (_, second) = layer.patterns[:2], layer.patterns[2:]
+    assert not torch.equal(first[0], second[0])
+
+
 def test_seed_decides_everything_and_disturbs_nothing(features):
     torch.manual_seed(11)
     undisturbed = torch.rand(3)
@@ -194,6 +204,124 @@ def test_plateau_lowers_the_learning_rate(features):
     rates = [epoch.learning_rate for epoch in train("concat", noise, recipe=recipe, progress=False).history]
     assert rates[0] == 0.05
     assert rates[-1] == pytest.approx(0.005) or rates[-1] == pytest.approx(0.0005)
+
+
+def test_warm_up_rises_step_by_step(features, monkeypatch):
+    rates = []
+    original = torch.optim.AdamW.step
+    monkeypatch.setattr(
+        torch.optim.AdamW,
+        "step",
+        lambda self, *arguments: (rates.append(self.param_groups[0]["lr"]), original(self, *arguments))[1],
+    )
+    recipe = Recipe(epochs=4, batch_size=49, warm_up=2, schedule="constant", learning_rate=0.06)
+    run = train("concat", features, recipe=recipe, progress=False)
+    assert rates == pytest.approx([0.01, 0.02, 0.03, 0.04, 0.05, 0.06] + [0.06] * 6)
+    assert [epoch.learning_rate for epoch in run.history] == pytest.approx([0.03, 0.06, 0.06, 0.06])
+
+
+def test_warm_up_multiplies_the_schedule(features):
+    recipe = Recipe(epochs=4, batch_size=32, warm_up=2)
+    rates = [
+        epoch.learning_rate for epoch in train("concat", features, recipe=recipe, progress=False).history
+    ]
+    cosine = [0.5 * 5e-3 * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(4)]
+    assert rates == pytest.approx([cosine[0] / 2, *cosine[1:]])
+
+
+def test_patience_ends_a_training_that_no_longer_improves(features):
+    noise = Features(features.modalities, label=features.label[torch.randperm(240)], split=features.split)
+    recipe = Recipe.modern(epochs=40, patience=3, warm_up=0, learning_rate=0.05)
+    run = train("gmf", noise, recipe=recipe, progress=False)
+    losses = [epoch.validation_loss for epoch in run.history]
+    assert len(losses) == run.kept + 3 < 40
+    assert losses[run.kept - 1] == min(losses)
+    split = torch.where(features.split == 1, 0, features.split)
+    with pytest.raises(ValueError, match="patience 3 needs validation samples"):
+        train(
+            "gmf", Features(noise.modalities, label=noise.label, split=split), recipe=recipe, progress=False
+        )
+
+
+def test_clipping_limits_the_step(features):
+    def moved(clip):
+        recipe = Recipe(
+            epochs=1, batch_size=1000, optimiser="sgd", learning_rate=1.0, weight_decay=0.0, clip=clip
+        )
+        run = train("sum", features, recipe=recipe, progress=False)
+        with seeded(0, INITIALISE):
+            start = build_model(Sum(DIMS), run.task, recipe)
+        pairs = zip(run.model.parameters(), start.parameters(), strict=True)
+        return torch.cat([(one - other).flatten() for one, other in pairs]).norm().item()
+
+    assert moved(None) > 0.2
+    assert moved(0.05) == pytest.approx(0.05, rel=1e-3)
+
+
+def test_mixed_precision_learns_as_well_and_keeps_single_weights(features):
+    recipe = Recipe(epochs=6, batch_size=32, hidden=16, extractor=8)
+    whole = train("gmf", features, recipe=recipe, progress=False)
+    mixed = train(
+        "gmf", features, recipe=Recipe(**asdict(recipe) | {"mixed_precision": True}), progress=False
+    )
+    assert {values.dtype for values in mixed.model.state_dict().values()} == {torch.float32}
+    first, last = whole.history[-1].train_loss, mixed.history[-1].train_loss
+    assert first != last
+    assert last == pytest.approx(first, rel=0.05)
+
+
+def test_logs_tell_the_history(features, tmp_path):
+    run = train("concat", features, recipe=QUICK, out=tmp_path, tensorboard=True, progress=False)
+    with (tmp_path / "log.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [{name: float(value) for name, value in row.items()} for row in rows] == [
+        asdict(epoch) for epoch in run.history
+    ]
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    written = [(event.step, event.value) for event in events.Scalars("train_loss")]
+    assert written == [(epoch.epoch, pytest.approx(epoch.train_loss)) for epoch in run.history]
+    with pytest.raises(ValueError, match="tensorboard needs a folder"):
+        train("concat", features, recipe=QUICK, tensorboard=True, progress=False)
+
+
+def test_what_is_missing_in_the_features_is_missing_in_training(features):
+    gaps = torch.arange(240) % 3 > 0
+    present = {"a": gaps, "b": torch.arange(240) % 4 > 0}
+    made = Features(features.modalities, label=features.label, split=features.split, present=present)
+    layer = Recording(DIMS)
+    train(layer, made, recipe=Recipe(epochs=1, batch_size=10_000), progress=False)
+    whole, incomplete = layer.patterns
+    have = torch.stack([made.train.present["a"], made.train.present["b"], torch.ones(145).bool()], dim=-1)
+    assert torch.equal(
+        torch.sort(whole.long() @ torch.tensor([1, 2, 4]))[0],
+        torch.sort(have.long() @ torch.tensor([1, 2, 4]))[0],
+    )
+    assert (incomplete <= whole).all()
+    assert incomplete.any(-1).all()
+    # A sample that lacks a modality has no part in the loss of that one alone.
+    task, recipe = Task.of(made), Recipe(all_present=False, random_subsets=False)
+    model = build_model(Concatenation(DIMS), task, recipe).eval()
+    test = made.test
+    loss, _ = step_loss(model, test.modalities, test.label, task, recipe, present=test.present)
+    expected = []
+    for name in DIMS:
+        rows = test.present.get(name, torch.ones(len(test)).bool())
+        only = {m: torch.full((int(rows.sum()),), m == name) for m in DIMS}
+        given = {m: values[rows] for m, values in test.modalities.items()}
+        expected.append(torch.nn.functional.cross_entropy(model(given, only).logits, test.label[rows]))
+    torch.testing.assert_close(loss, torch.stack(expected).mean())
+
+
+def test_gaps_may_hold_anything(features):
+    gaps = torch.arange(240) % 3 > 0
+    holes = features.modalities | {"a": torch.where(gaps[:, None], features.modalities["a"], torch.nan)}
+    one, other = (
+        Features(values, label=features.label, split=features.split, present={"a": gaps})
+        for values in (features.modalities, holes)
+    )
+    for name in ("cell", "gmf"):
+        runs = [train(name, made, recipe=QUICK, progress=False) for made in (one, other)]
+        assert runs[0].history == runs[1].history
 
 
 def test_a_layer_with_fit_sees_the_training_modalities_first(features):
@@ -271,6 +399,13 @@ def test_the_bar_shows_progress(features, capsys):
         ({"learning_rate": math.nan}, "learning_rate must be a positive number, got nan"),
         ({"weight_decay": -0.1}, r"weight_decay must be 0 or more, got -0\.1"),
         ({"reconstruction_weight": math.inf}, "reconstruction_weight must be 0 or more, got inf"),
+        ({"patience": 0}, "patience must be 1 or more, got 0"),
+        ({"warm_up": -1}, "warm_up must be 0 or more, got -1"),
+        ({"clip": 0.0}, r"clip must be a positive number, got 0\.0"),
+        (
+            {"all_present": False, "random_subsets": False, "each_alone": False},
+            "one of all_present, random_subsets and each_alone must be on",
+        ),
         ({"optimiser": "lion"}, "optimiser must be one of adamw, sgd, got 'lion'"),
         ({"schedule": "none"}, "schedule must be one of constant, cosine, plateau, got 'none'"),
         ({"keep": "first"}, "keep must be one of last, best, got 'first'"),

@@ -1,15 +1,17 @@
-"""Small data sets to try fusion layers on: one that scikit-learn ships, one made to order."""
+"""Small data sets to try fusion layers on: digits that scikit-learn ships, and sets made to order."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import product
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.fft import dctn
 from torch import Tensor
 
 from ..extras import require
 from ..randomness import seeded
-from .features import Features
+from .features import Features, check_selection
 
 
 def digits_two_views(coefficients: int = 20) -> Features:
@@ -52,6 +54,61 @@ def digits_two_views(coefficients: int = 20) -> Features:
     )
 
 
+VIEWS = ("upper_left", "upper_right", "lower_left", "lower_right", "projections", "frequencies", "edges")
+"""The views of :func:`digits_views`, in their order."""
+
+
+def digits_views(views: Sequence[str] = VIEWS[:4]) -> Features:
+    r"""Handwritten digits through two to seven extractors of unequal length: 1797 samples, 10 classes, no split.
+
+    `upper_left`, `upper_right`, `lower_left` and `lower_right`, 16 pixels each, are the quadrants of an 8 × 8
+    image, which share no pixel. `projections` (16) are the sums of its columns and of its rows,
+    `frequencies` (15) the coefficients :math:`u + v < 5` of the cosine transform of the whole, and `edges`
+    (32) are histograms of oriented gradients: in each quadrant the gradients' magnitudes gathered by their
+    direction in eight sectors. The last three see the same pixels as the quadrants.
+
+    Arguments:
+        views: Which, in this order.
+
+    Raises:
+        ValueError: No view, one twice, or an unknown one.
+        ModuleNotFoundError: scikit-learn is not installed.
+
+    References:
+        | E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI (1998), CC BY 4.0
+        | N. Dalal and B. Triggs, Histograms of Oriented Gradients, CVPR (2005)
+    """
+    check_selection(views, VIEWS)
+    digits = require("sklearn.datasets").load_digits()
+    images = digits.images
+    u, v = np.divmod(np.arange(64), 8)
+    halves = slice(0, 4), slice(4, 8)
+    made = {
+        name: images[:, rows, columns].reshape(-1, 16)
+        for name, (rows, columns) in zip(VIEWS, product(halves, halves), strict=False)
+    }
+    made["projections"] = np.concatenate([images.sum(axis=1), images.sum(axis=2)], axis=1)
+    made["frequencies"] = dctn(images, axes=(1, 2), norm="ortho").reshape(-1, 64)[:, u + v < 5]
+    made["edges"] = _oriented_gradients(images)
+    return Features(
+        {name: torch.tensor(made[name], dtype=torch.float32) for name in views},
+        label=torch.tensor(digits.target),
+    )
+
+
+def _oriented_gradients(images: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Magnitudes of the gradient summed by quadrant (4) and sector of its direction (8), `(N, 32)`."""
+    down, right = np.gradient(images, axis=(1, 2))
+    sector = np.floor((np.arctan2(down, right) / (2 * np.pi) % 1) * 8).astype(int) % 8
+    size = np.hypot(down, right)
+    pieces = []
+    for rows, columns in product((slice(0, 4), slice(4, 8)), repeat=2):
+        for number in range(8):
+            chosen = size[:, rows, columns] * (sector[:, rows, columns] == number)
+            pieces.append(chosen.sum(axis=(1, 2)))
+    return np.stack(pieces, axis=1)
+
+
 def shared_private(
     samples: int,
     dims: Mapping[str, int],
@@ -62,8 +119,12 @@ def shared_private(
     seed: int = 0,
     classes: int = 4,
     label_from: str | None = None,
+    nonlinear: bool = False,
+    conflict: float = 0.0,
+    missing: float = 0.0,
+    steps: int | None = None,
 ) -> tuple[Features, dict[str, Tensor]]:
-    r"""Linear modalities with known shared and private latents.
+    r"""Modalities with known shared and private latents.
 
     .. math::
         f_m = A_m s + B_m p_m + \sigma e_m, \qquad y = \arg\max_k (C z)_k
@@ -81,36 +142,106 @@ def shared_private(
         classes: Number of labels.
         label_from: `shared` for :math:`z = s`; `both` for *z* = *s* beside every :math:`p_m`; None: `shared`
             if there are shared latents.
+        nonlinear: The mixing is a random perceptron for each modality in the place of the matrices: 64 units
+            :math:`\tanh(2 \cdot)` of mixed latents, mixed again and scaled to unit variance.
+        conflict: Fraction of the samples in which one modality, drawn at random, is that of another sample.
+        missing: Probability that a sample lacks a modality; where all would be missing one stays.
+        steps: T: the features become sequences `(N, T, l)` with noise of their own in every step and lengths
+            of T/2 to T; None: vectors.
 
     Returns:
-        The features without a split, and the latents: `shared` `(N, k_s)` and `private <name>` `(N, k_p)`.
+        The features without a split, and the latents: `shared` `(N, k_s)` and `private <name>` `(N, k_p)`;
+        with `conflict` also `conflict` `(N, M)`, true where a modality does not belong to the sample, whose
+        latents then are those of another.
 
     Raises:
         ValueError: A number out of range, or another `label_from`.
     """
     label_from = label_from or ("shared" if shared else "both")
-    _check_shared_private(samples, shared, private, noise, classes, label_from)
+    _check_shared_private(samples, shared, private, noise, classes, label_from, conflict, missing, steps)
     with seeded(seed):
         latents = {"shared": torch.randn(samples, shared)}
         modalities = {}
         for name, length in dims.items():
             own = latents[f"private {name}"] = torch.randn(samples, private)
-            mixed = torch.cat([latents["shared"], own], dim=-1) @ torch.randn(shared + private, length)
-            modalities[name] = mixed / (shared + private) ** 0.5 + noise * torch.randn(samples, length)
+            mixed = _mixed(torch.cat([latents["shared"], own], dim=-1), length, nonlinear)
+            # Noise of steps comes below, after all that vectors draw.
+            modalities[name] = mixed + (noise if steps is None else 0.0) * torch.randn(samples, length)
         told = latents["shared"] if label_from == "shared" else torch.cat(list(latents.values()), dim=-1)
         label = (told @ torch.randn(told.shape[-1], classes)).argmax(dim=-1)
-    return Features(modalities, label=label), latents
+        if conflict:
+            latents["conflict"] = _swap(modalities, conflict)
+        present = _some_missing(samples, list(dims), missing) if missing else {}
+        lengths = _as_sequences(modalities, steps, noise) if steps is not None else {}
+    return Features(modalities, lengths, label, present=present), latents
+
+
+def _mixed(latents: Tensor, length: int, nonlinear: bool) -> Tensor:
+    count = latents.shape[-1]
+    if not nonlinear:
+        return latents @ torch.randn(count, length) / count**0.5
+    units = torch.tanh(2 * latents @ torch.randn(count, 64) / count**0.5)
+    mixed = units @ torch.randn(64, length)
+    return mixed / mixed.std().clamp(min=1e-12)
+
+
+def _swap(modalities: dict[str, Tensor], fraction: float) -> Tensor:
+    """Give a fraction of the samples one modality of another sample, in place; the mask `(N, M)`."""
+    samples = len(next(iter(modalities.values())))
+    chosen = torch.randperm(samples)[: round(fraction * samples)]
+    mask = torch.zeros(samples, len(modalities), dtype=torch.bool)
+    mask[chosen, torch.randint(len(modalities), (len(chosen),))] = True
+    others = (torch.arange(samples) + torch.randint(1, samples, (samples,))) % samples
+    for (name, values), here in zip(modalities.items(), mask.unbind(dim=-1), strict=True):
+        modalities[name] = torch.where(here[:, None], values[others], values)
+    return mask
+
+
+def _some_missing(samples: int, names: list[str], probability: float) -> dict[str, Tensor]:
+    present = torch.rand(samples, len(names)) >= probability
+    kept = torch.randint(len(names), (samples,))
+    present[torch.arange(samples), kept] |= ~present.any(dim=-1)
+    return dict(zip(names, present.unbind(dim=-1), strict=True))
+
+
+def _as_sequences(modalities: dict[str, Tensor], steps: int, noise: float) -> dict[str, Tensor]:
+    """Repeat vectors over steps, with noise in each, in place; the valid steps `{name: (N,)}`."""
+    lengths = {}
+    for name, values in modalities.items():
+        spread = noise * torch.randn(len(values), steps, values.shape[-1])
+        modalities[name] = values[:, None] + spread
+        lengths[name] = torch.randint((steps + 1) // 2, steps + 1, (len(values),))
+    return lengths
 
 
 def _check_shared_private(
-    samples: int, shared: int, private: int, noise: float, classes: int, label_from: str
+    samples: int,
+    shared: int,
+    private: int,
+    noise: float,
+    classes: int,
+    label_from: str,
+    conflict: float,
+    missing: float,
+    steps: int | None,
 ) -> None:
     if label_from not in ("shared", "both"):
         raise ValueError(f"label_from must be 'shared' or 'both', got {label_from!r}.")
-    lowest = {"samples": 1, "shared": int(label_from == "shared"), "private": 0, "noise": 0, "classes": 2}
+    lowest = {
+        "samples": 2 if conflict else 1,
+        "shared": int(label_from == "shared"),
+        "private": 0,
+        "noise": 0,
+    }
+    lowest |= {"classes": 2, "steps": 1}
     given = {"samples": samples, "shared": shared, "private": private, "noise": noise, "classes": classes}
+    given |= {} if steps is None else {"steps": steps}
     for name, value in given.items():
         if not value >= lowest[name]:
             raise ValueError(f"{name} must be {lowest[name]} or more, got {value}.")
     if shared + private < 1:
         raise ValueError(f"shared + private must be 1 or more, got {shared + private}.")
+    if not 0 <= conflict <= 1:
+        raise ValueError(f"conflict must be between 0 and 1, got {conflict}.")
+    if not 0 <= missing < 1:
+        raise ValueError(f"missing must be from 0 to below 1, got {missing}.")

@@ -1,7 +1,8 @@
 """Feature files: `.npz` without pickles, or `.safetensors`.
 
 One array per modality, samples first: `(N, l)`, or `(N, T, l)` for sequences with an optional `<name>_length`
-`(N,)` of valid steps; an optional `label` `(N,)` of integer classes or floats; an optional `split` `(N,)` of
+`(N,)` of valid steps; an optional `<name>_present` `(N,)` of booleans, false where a sample lacks the
+modality; an optional `label` `(N,)` of integer classes or floats; an optional `split` `(N,)` of
 0 (train), 1 (validation) and 2 (test). Every other array is a modality, but for texts and lists of texts,
 which are taken for notes and left alone.
 """
@@ -10,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +45,7 @@ def load_features(path: Path | str, modalities: Sequence[str] | None = None) -> 
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file.")
     try:
-        with _opened(path) as (names, read):
+        with opened(path) as (names, read):
             return _assemble(names, read, modalities)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
@@ -67,24 +69,47 @@ def save_features(path: Path | str, features: Features) -> None:
             temporary.write_bytes(require("safetensors.torch").save(arrays))
 
 
+@dataclass(frozen=True)
+class Roles:
+    """What the arrays of a file are, by their names: modalities, `<name>_length` and `<name>_present`."""
+
+    modalities: list[str]
+    lengths: set[str]
+    present: set[str]
+
+
+def roles(names: Sequence[str]) -> Roles:
+    """Tell modalities from what is said about them."""
+    lengths, present = (
+        {name for name in names if name.endswith(end) and name.removesuffix(end) in names}
+        for end in ("_length", "_present")
+    )
+    described = lengths | present | {"label", "split"}
+    return Roles([name for name in names if name not in described], lengths, present)
+
+
 def _assemble(names: list[str], read: Callable[[str], Tensor], wanted: Sequence[str] | None) -> Features:
-    lengths = {name for name in names if name.endswith("_length") and name.removesuffix("_length") in names}
-    available = [name for name in names if name not in lengths | {"label", "split"}]
+    found = roles(names)
+    available = found.modalities
     if wanted is not None:
         check_selection(wanted, available)
     chosen = available if wanted is None else list(wanted)
     return Features(
         {name: read(name) for name in chosen},
-        {name: read(f"{name}_length") for name in chosen if f"{name}_length" in lengths},
+        {name: read(f"{name}_length") for name in chosen if f"{name}_length" in found.lengths},
         read("label") if "label" in names else None,
         read("split") if "split" in names else None,
+        {name: read(f"{name}_present") for name in chosen if f"{name}_present" in found.present},
     )
 
 
 def _named_arrays(features: Features) -> dict[str, Tensor]:
     arrays = dict(features.modalities)
-    for name, extra in [("label", features.label), ("split", features.split)] + [
-        (f"{name}_length", length) for name, length in features.lengths.items()
+    for name, extra in [
+        ("label", features.label),
+        ("split", features.split),
+        *((f"{name}_length", length) for name, length in features.lengths.items()),
+        *((f"{name}_present", present) for name, present in features.present.items()),
     ]:
         if name in features.modalities:
             raise ValueError(f"a modality cannot be named {name!r} in a feature file.")
@@ -94,7 +119,13 @@ def _named_arrays(features: Features) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Archive]:
+def opened(path: Path) -> Iterator[Archive]:
+    """The arrays of an `.npz` or `.safetensors` file, read one by one.
+
+    Raises:
+        ValueError: Not such an archive.
+        ModuleNotFoundError: A `.safetensors` file without the library installed.
+    """
     _check_suffix(path)
     with _opened_npz(path) if path.suffix == ".npz" else _opened_safetensors(path) as archive:
         yield archive

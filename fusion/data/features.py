@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from ..layers.presence import zero_absent
 from ..randomness import seeded
 
 PARTS = ("train", "validation", "test")
@@ -23,22 +24,29 @@ class Features:
             is valid throughout.
         label: `(N,)`; int64 classes 0 ... K − 1 (from any integer type), floats for regression, or None.
         split: `(N,)` int64 of 0 (train), 1 (validation) and 2 (test), or None.
+        present: Name → `(N,)` booleans (or integers 0 and 1), whether a sample has the modality; one that is
+            not named is there in every sample. What absent samples hold is replaced by zeros.
 
     Raises:
         ValueError: No modality, no sample, a wrong shape or dtype, unequal numbers of samples, a value that
-            is not finite within the valid steps, a length out of range, a negative class, or a split with
-            other values or without training samples.
+            is not finite where it is present and within the valid steps, a length out of range, a negative
+            class, a split with other values or without training samples, or a sample without any modality.
     """
 
     modalities: dict[str, Tensor]
     lengths: dict[str, Tensor] = field(default_factory=dict)
     label: Tensor | None = None
     split: Tensor | None = None
+    present: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         put = object.__setattr__
         put(self, "modalities", {name: _modality(name, values) for name, values in self.modalities.items()})
         _check_sample_counts(self.modalities)
+        put(self, "present", {name: self._presence(name, values) for name, values in self.present.items()})
+        _check_not_empty(self.present, len(self.modalities))
+        for name, present in self.present.items():
+            self.modalities[name] = zero_absent(self.modalities[name], present)
         put(self, "lengths", {name: self._length(name, values) for name, values in self.lengths.items()})
         for name in self.modalities:
             _check_finite(name, self.modalities[name], self.lengths.get(name))
@@ -99,10 +107,15 @@ class Features:
         chosen = self._in_part(part)
         if not bool(chosen.any()):
             raise ValueError(f"split has no {part} samples (value {PARTS.index(part)}).")
+        return self.rows(chosen)
+
+    def rows(self, chosen: Tensor) -> "Features":
+        """The samples chosen by a mask `(N,)` or by number, as features without a split."""
         return Features(
             {name: values[chosen] for name, values in self.modalities.items()},
             {name: values[chosen] for name, values in self.lengths.items()},
             None if self.label is None else self.label[chosen],
+            present={name: values[chosen] for name, values in self.present.items()},
         )
 
     def select(self, names: Sequence[str]) -> "Features":
@@ -116,6 +129,7 @@ class Features:
             self,
             modalities={name: self.modalities[name] for name in names},
             lengths={name: self.lengths[name] for name in names if name in self.lengths},
+            present={name: self.present[name] for name in names if name in self.present},
         )
 
     def with_split(self, seed: int = 0) -> "Features":
@@ -157,6 +171,7 @@ class Features:
             {name: values.to(device) for name, values in self.lengths.items()},
             None if self.label is None else self.label.to(device),
             None if self.split is None else self.split.to(device),
+            {name: values.to(device) for name, values in self.present.items()},
         )
 
     def _in_part(self, part: str) -> Tensor:
@@ -166,11 +181,26 @@ class Features:
             raise ValueError("features have no split; give them one by with_split(seed).")
         return self.split == PARTS.index(part)
 
+    def _presence(self, name: str, present: Tensor) -> Tensor:
+        if name not in self.modalities:
+            raise ValueError(f"{name}_present needs a modality {name!r}.")
+        if present.dtype != torch.bool:
+            present = _integers(f"{name}_present", present, len(self))
+            _check_range(f"{name}_present", present, 0, 1)
+        _check_one_per_sample(f"{name}_present", present, len(self))
+        return present.bool()
+
     def _length(self, name: str, length: Tensor) -> Tensor:
         if name not in self.modalities or self.modalities[name].ndim != 3:
             raise ValueError(f"{name}_length needs a modality {name!r} that is a sequence (N, T, l).")
         samples, steps = self.modalities[name].shape[:2]
         length = _integers(f"{name}_length", length, samples)
+        # A sequence that is absent has no steps; one of its zeros is as good as any.
+        length = (
+            torch.where(self.present[name], length, torch.ones_like(length))
+            if name in self.present
+            else length
+        )
         _check_range(f"{name}_length", length, 1, steps)
         return length
 
@@ -204,6 +234,17 @@ def _check_sample_counts(modalities: Mapping[str, Tensor]) -> None:
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name!r} {count}" for name, count in counts.items())
         raise ValueError(f"every modality must have the same number of samples, got {listed}.")
+
+
+def _check_not_empty(present: Mapping[str, Tensor], modalities: int) -> None:
+    if len(present) < modalities:  # one that is not named is there everywhere
+        return
+    empty = ~torch.stack(list(present.values())).any(dim=0)
+    if bool(empty.any()):
+        raise ValueError(
+            f"every sample must have at least one modality, got {int(empty.sum())} without any, "
+            f"the first sample {int(empty.nonzero()[0])}."
+        )
 
 
 def _valid_steps(values: Tensor, length: Tensor | None) -> Tensor:

@@ -68,6 +68,7 @@ def fingerprint(features: Features) -> str:
     """A hash of all numbers and names in the features: two files with the same one train alike."""
     digest = hashlib.sha256()
     arrays = features.modalities | {f"{name}_length": values for name, values in features.lengths.items()}
+    arrays |= {f"{name}_present": values for name, values in features.present.items()}
     arrays |= {f"_{name}": getattr(features, name) for name in ("label", "split")}
     for name, values in arrays.items():
         if values is not None:

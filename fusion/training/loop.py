@@ -8,23 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
 from ..data.features import Features
+from ..distributed import total
 from ..extras import require
 from ..layers.layer import FusionLayer
+from ..layers.presence import Presence, random_subsets
 from ..layers.registry import Maker, find_layer
 from ..model import FusionModel
 from ..randomness import seeded
 from .checkpoint import Checkpoint, fingerprint, load_checkpoint, save_checkpoint
+from .engine import Engine, engine_for
+from .log import Log
 from .objective import step_loss
 from .recipe import DEFAULT, Recipe
 from .run import CHUNK, Epoch, Run, build_model
-from .task import Task
+from .task import Task, posed
 
-INITIALISE, TRAIN, VALIDATE = range(3)
-"""Streams of random numbers; each epoch has its own within TRAIN."""
+INITIALISE, TRAIN, VALIDATE, ORDER = range(4)
+"""Streams of random numbers. Each epoch has its own within ORDER (batches and subsets, the same in every process)
+and within TRAIN (dropout, another one in each process)."""
 
 
 def train(
@@ -33,39 +38,53 @@ def train(
     *,
     recipe: Recipe = DEFAULT,
     seed: int = 0,
+    task: str | None = None,
     out: Path | str | None = None,
     progress: bool = True,
+    tensorboard: bool = False,
 ) -> Run:
-    """Train a fusion layer and a head on the training samples of labelled features.
+    """Train a fusion layer and a head on the training samples of features.
 
     Sequences are pooled; the model has torch's default dtype and the device of the features. A layer with a
-    method `fit` is first given the training modalities, `{name: (N, l)}`, unscaled. The seed decides the
-    initial weights, the batches, the subsets of modalities, dropout, and the split of features that have
-    none; torch's global generators are left as they were.
+    method `fit` is first given the training samples that have every modality, `{name: (N, l)}`, unscaled. The
+    seed decides the initial weights, the batches, the subsets of modalities, dropout, the conflicts of that
+    task, and the split of features that have none; torch's global generators are left as they were.
+
+    Started by torchrun, every process trains on its share of batches that together are as many times larger;
+    only the main process shows a bar and writes files.
 
     Arguments:
         layer: A name in the registry; a function that builds a layer from `dims`, so that the seed decides
             its initial weights too; or a layer, which is then trained in place.
         recipe: All settings.
-        out: A folder for a checkpoint after each epoch and the finished run. If it holds a checkpoint of the
-            same training, this continues from it, on the CPU to the same bits; a finished one is returned.
+        task: One of `classification`, `regression`, `retrieval` and `conflict`, see :class:`Task`; None: the
+            one of the first two that the labels pose.
+        out: A folder for a checkpoint after each epoch, `log.csv` and the finished run. If it holds a
+            checkpoint of the same training, this continues from it, on the CPU to the same bits; a finished
+            one is returned.
         progress: Show a bar.
+        tensorboard: Log for TensorBoard too, in the folder `tensorboard` of `out`.
 
     Raises:
-        ValueError: No label, nothing to learn, a modality the layer does not expect, or an `out` that holds
-            a training with other settings.
+        ValueError: No label, nothing to learn, a modality the layer does not expect, an `out` that holds a
+            training with other settings, patience without validation samples, a TensorBoard log without
+            `out`, or a training that several processes cannot share.
         FloatingPointError: The loss is not finite; the last checkpoint stays.
-        ModuleNotFoundError: tqdm (for `progress`) or safetensors (for `out`) is not installed.
+        ModuleNotFoundError: tqdm (for `progress`), safetensors (for `out`), tensorboard, or lightning-fabric
+            (for several processes) is not installed.
     """
-    features = features.pooled().with_split(seed)
-    trainer = _Trainer(layer, features, recipe, seed, None if out is None else Path(out))
-    trainer.resume()
+    engine = engine_for(features.device)
+    features = posed(features.to(engine.device(features.device)), task, seed)
+    trainer = _Trainer(layer, features, recipe, seed, Task.of(features, task), engine)
+    trainer.keep_in(None if out is None else Path(out), tensorboard)
     for epoch in trainer.remaining_epochs(progress):
-        with seeded(seed, TRAIN, epoch):
-            train_loss = trainer.train_epoch(epoch)
+        with seeded(seed, ORDER, epoch):
+            order, subsets = trainer.draw()
+        with seeded(seed, TRAIN, epoch, engine.rank):
+            train_loss = trainer.train_epoch(epoch, order, subsets)
         with seeded(seed, VALIDATE):
             validation_loss, accuracy = trainer.validate()
-        trainer.conclude(Epoch(epoch, trainer.learning_rate, train_loss, validation_loss, accuracy))
+        trainer.conclude(Epoch(epoch, trainer.rate_at_end_of(epoch), train_loss, validation_loss, accuracy))
     return trainer.finish()
 
 
@@ -78,62 +97,92 @@ class _Trainer:
         features: Features,
         recipe: Recipe,
         seed: int,
-        out: Path | None,
+        task: Task,
+        engine: Engine,
     ) -> None:
-        self.recipe, self.seed, self.out = recipe, seed, out
-        self.task, self.data = Task.of(features), fingerprint(features)
+        self.recipe, self.seed, self.engine = recipe, seed, engine
+        self.task, self.data = task, fingerprint(features)
         self.training = features.train
         self.validation = features.validation if features.has("validation") else None
+        _check(task, recipe, engine, len(self.training), self.validation)
         with seeded(seed, INITIALISE):
             self.model = self._build(layer)
         self.layer = layer if isinstance(layer, str) else type(self.model.layer).__name__
+        self.step = engine.setup(_Step(self.model, task, recipe))
         self.optimiser = _optimiser(self.model, recipe)
         self.schedule = _schedule(self.optimiser, recipe)
         self.history: list[Epoch] = []
         self.best: dict[str, Any] | None = None
         self.kept = 0
+        self.out: Path | None = None
+        self.log: Log | None = None
 
     @property
     def learning_rate(self) -> float:
+        """What the schedule says, before any warm-up."""
         return float(self.optimiser.param_groups[0]["lr"])
 
-    def resume(self) -> None:
-        """Take up the checkpoint in the folder, if there is one."""
-        device = self.training.device
-        found = self.out and load_checkpoint(self.out, self._settings(), device)
+    def keep_in(self, out: Path | None, tensorboard: bool) -> None:
+        """Take up the checkpoint in the folder, if there is one, and log into it from now on."""
+        if tensorboard and out is None:
+            raise ValueError("tensorboard needs a folder: give `out`.")
+        self.out = out
+        if out is None:
+            return
+        main = self.engine.rank == 0
+        found = self.engine.from_main(
+            load_checkpoint(out, self._settings(), self.training.device) if main else None
+        )
         if found:
             self.model.load_state_dict(found.model)
             self.optimiser.load_state_dict(found.optimiser)
             self.schedule.load_state_dict(found.schedule)
             self.history = [Epoch(**epoch) for epoch in found.history]
             self.best, self.kept = found.best, found.kept
+        if main:
+            self.log = Log(out, tensorboard, epochs=len(self.history))
 
     def remaining_epochs(self, progress: bool) -> Iterator[int]:
-        epochs = range(len(self.history) + 1, self.recipe.epochs + 1)
-        if not progress:
-            yield from epochs
-            return
-        total = self.recipe.epochs
-        with require("tqdm").tqdm(total=total, initial=total - len(epochs), desc=self.layer) as bar:
-            for epoch in epochs:
-                yield epoch
-                bar.set_postfix(loss=f"{self.history[-1].train_loss:.3g}", refresh=False)
-                bar.update()
+        epochs, bar = self.recipe.epochs, None
+        if progress and self.engine.rank == 0:
+            bar = require("tqdm").tqdm(total=epochs, initial=len(self.history), desc=self.layer)
+        try:
+            while len(self.history) < epochs and not self._is_patience_over():
+                yield len(self.history) + 1
+                if bar is not None:
+                    bar.set_postfix(loss=f"{self.history[-1].train_loss:.3g}", refresh=False)
+                    bar.update()
+        finally:
+            if bar is not None:
+                bar.close()
 
-    def train_epoch(self, epoch: int) -> float:
-        """One pass over the training samples; the mean loss."""
-        self.model.train()
-        total = 0.0
+    def draw(self) -> tuple[Tensor, Presence | None]:
+        """The order of the training samples in an epoch, and for each a random subset of its modalities."""
         order = torch.randperm(len(self.training)).to(self.training.device)
-        batches = order.tensor_split(math.ceil(len(order) / self.recipe.batch_size))
+        if not self.recipe.random_subsets or self.task.kind == "retrieval":
+            return order, None
+        return order, random_subsets(list(self.model.layer.dims), len(order), order.device)
+
+    def train_epoch(self, epoch: int, order: Tensor, subsets: Presence | None) -> float:
+        """One pass over the training samples; the mean loss."""
+        self.step.train()
+        rate, mean = self.learning_rate, 0.0
+        batches = order.tensor_split(self._steps())
         for step, rows in enumerate(batches, start=1):
-            loss, _ = step_loss(self.model, *self._batch(self.training, rows), self.task, self.recipe)
-            self._check_finite(loss.item(), epoch, step)
+            share = rows.tensor_split(self.engine.processes)[self.engine.rank]
+            here = None if subsets is None else {name: values[share] for name, values in subsets.items()}
+            loss = self.step(*self._batch(self.training, share), here)
+            value = float(total(loss.detach()) / self.engine.processes)
+            self._check_finite(value, epoch, step)
             self.optimiser.zero_grad()
-            loss.backward()
+            self.engine.backward(loss)
+            if self.recipe.clip is not None:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+            self._set_rate(rate * self._warmth((epoch - 1) * len(batches) + step, len(batches)))
             self.optimiser.step()
-            total += loss.item() * len(rows)
-        return total / len(order)
+            mean += value * len(rows) / len(order)
+        self._set_rate(rate)
+        return mean
 
     @torch.no_grad()
     def validate(self) -> tuple[float | None, float | None]:
@@ -141,14 +190,14 @@ class _Trainer:
         if self.validation is None:
             return None, None
         self.model.eval()
-        total, right = 0.0, 0.0
+        summed, right = 0.0, 0.0
         for rows in torch.arange(len(self.validation), device=self.validation.device).split(CHUNK):
-            features, label = self._batch(self.validation, rows)
-            loss, logits = step_loss(self.model, features, label, self.task, self.recipe)
-            total += float(loss) * len(rows)
+            features, label, present = self._batch(self.validation, rows)
+            loss, logits = step_loss(self.model, features, label, self.task, self.recipe, present=present)
+            summed += float(loss) * len(rows)
             right += (self.task.accuracy(logits, label) or 0.0) * len(rows)
         samples = len(self.validation)
-        return total / samples, right / samples if self.task.kind == "classification" else None
+        return summed / samples, right / samples if self.task.classifies else None
 
     def conclude(self, epoch: Epoch) -> None:
         """Record an epoch, judge its weights, set the next learning rate, write the checkpoint."""
@@ -162,8 +211,9 @@ class _Trainer:
             if self.recipe.keep == "best":
                 self.best = copy.deepcopy(self.model.state_dict())
         self.history.append(epoch)
-        if self.out:
+        if self.log and self.out:
             save_checkpoint(self.out, self._checkpoint())
+            self.log.write(self.history)
 
     def finish(self) -> Run:
         """The run with the weights to keep; saved in the folder, if there is one."""
@@ -179,8 +229,10 @@ class _Trainer:
             self.history,
             self.kept,
         )
-        if self.out:
+        if self.log and self.out:
+            self.log.close()
             run.save(self.out)
+        self.engine.wait()
         return run
 
     def _build(self, layer: str | Maker | FusionLayer) -> FusionModel:
@@ -191,15 +243,39 @@ class _Trainer:
         model = build_model(layer, self.task, self.recipe).to(self.training.device)
         fit = getattr(layer, "fit", None)
         if callable(fit):
-            everything = torch.arange(len(self.training), device=self.training.device)
-            fit(self._batch(self.training, everything)[0])
+            with torch.no_grad():
+                fit(model.encode(self._batch(self.training, _complete(self.training))[0]))
         return model
 
-    def _batch(self, features: Features, rows: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def _batch(self, features: Features, rows: Tensor) -> tuple[dict[str, Tensor], Tensor, Presence | None]:
         assert features.label is not None  # Task.of has seen to it
         dtype = torch.get_default_dtype()
         modalities = {name: values[rows].to(dtype) for name, values in features.modalities.items()}
-        return modalities, features.label[rows]
+        present = {name: values[rows] for name, values in features.present.items()}
+        return modalities, features.label[rows], present or None
+
+    def _steps(self) -> int:
+        """Batches of an epoch, each with a sample for every process."""
+        samples, processes = len(self.training), self.engine.processes
+        return min(math.ceil(samples / (self.recipe.batch_size * processes)), samples // processes)
+
+    def _warmth(self, step: int, steps: int) -> float:
+        """What the learning rate of the step, counted from 1 through all epochs, is multiplied by."""
+        return min(1.0, step / (self.recipe.warm_up * steps)) if self.recipe.warm_up else 1.0
+
+    def rate_at_end_of(self, epoch: int) -> float:
+        """The learning rate of the last step of an epoch that the schedule has not left yet."""
+        return self.learning_rate * self._warmth(epoch, 1)
+
+    def _set_rate(self, rate: float) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+
+    def _is_patience_over(self) -> bool:
+        if self.recipe.patience is None or not self.history:
+            return False
+        losses = [epoch.validation_loss for epoch in self.history if epoch.validation_loss is not None]
+        return len(losses) - 1 - losses.index(min(losses)) >= self.recipe.patience
 
     def _check_finite(self, loss: float, epoch: int, step: int) -> None:
         if math.isfinite(loss):
@@ -224,6 +300,7 @@ class _Trainer:
             "recipe": asdict(self.recipe),
             "seed": self.seed,
             "data": self.data,
+            "processes": self.engine.processes,
         }
 
     def _checkpoint(self) -> Checkpoint:
@@ -235,6 +312,44 @@ class _Trainer:
             self.schedule.state_dict(),
             self.best,
             self.kept,
+        )
+
+
+class _Step(nn.Module):
+    """The loss of a step as one forward pass, which is what processes can share."""
+
+    def __init__(self, model: FusionModel, task: Task, recipe: Recipe) -> None:
+        super().__init__()
+        self.model, self.task, self.recipe = model, task, recipe
+
+    def forward(
+        self, features: dict[str, Tensor], label: Tensor, present: Presence | None, subsets: Presence | None
+    ) -> Tensor:
+        """The arguments are those of :func:`step_loss`."""
+        with torch.autocast(label.device.type, torch.bfloat16, enabled=self.recipe.mixed_precision):
+            return step_loss(
+                self.model, features, label, self.task, self.recipe, present=present, subsets=subsets
+            )[0]
+
+
+def _complete(features: Features) -> Tensor:
+    """The samples that have every modality, by number."""
+    have = torch.ones(len(features), dtype=torch.bool, device=features.device)
+    for values in features.present.values():
+        have = have & values
+    if not bool(have.any()):
+        raise ValueError("no training sample has every modality, so this layer has nothing to be fitted to.")
+    return have.nonzero().squeeze(-1)
+
+
+def _check(task: Task, recipe: Recipe, engine: Engine, samples: int, validation: Features | None) -> None:
+    if recipe.patience is not None and validation is None:
+        raise ValueError(f"patience {recipe.patience} needs validation samples (value 1 of split), got none.")
+    if samples < engine.processes:
+        raise ValueError(f"{engine.processes} processes need a training sample each, got {samples}.")
+    if task.kind == "retrieval" and engine.processes > 1:
+        raise ValueError(
+            "retrieval compares the samples of a batch, which processes do not share: start one."
         )
 
 

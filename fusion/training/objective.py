@@ -3,46 +3,106 @@
 import torch
 from torch import Tensor
 
-from ..layers.presence import Presence, only, random_subsets
+from ..distributed import processes, total
+from ..layers.presence import Presence, everywhere, only, random_subsets, zero_absent
 from ..model import FusionModel
+from .contrast import contrastive_loss
 from .recipe import Recipe
 from .task import Task
 
 
 def step_loss(
-    model: FusionModel, features: dict[str, Tensor], label: Tensor, task: Task, recipe: Recipe
+    model: FusionModel,
+    features: dict[str, Tensor],
+    label: Tensor,
+    task: Task,
+    recipe: Recipe,
+    *,
+    present: Presence | None = None,
+    subsets: Presence | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The loss that :class:`Recipe` defines on a batch, and the logits with all modalities present.
+    """The loss that :class:`Recipe` defines on a batch, and the logits with all that is present.
+
+    A sample that lacks a modality never counts as having it: a subset that would leave it nothing is replaced
+    by all it has, and it has no part in the loss of that modality alone. Where several processes train, each
+    gives its samples the weight that makes the mean over processes the mean over all samples.
 
     Arguments:
         features: `{name: (N, l)}`, or what the model's encoders take.
         label: `(N,)`.
+        present: `{name: (N,)}`, which modalities the samples have; None: all.
+        subsets: `{name: (N,)}`, the random subsets; None: drawn here, where the recipe wants them.
 
     Returns:
         A scalar and `(N, outputs)`.
     """
-    encoded = model.encode(features)
-    whole = model.decide(encoded)
-    loss = task.loss(whole.logits, label)
     names = list(model.layer.dims)
-    subsets = [random_subsets(names, len(label), label.device)] if recipe.random_subsets else []
-    alone = [only(name, names, label.shape, label.device) for name in names] if recipe.each_alone else []
-    incomplete = _losses_under(subsets + alone, model, encoded, label, task)
-    if subsets:
-        loss = (loss + incomplete[0]) / 2
-    if alone:
-        loss = loss + torch.stack(incomplete[-len(alone) :]).mean()
+    have = everywhere(names, label.shape, label.device) | (present or {})
+    encoded = model.encode(features, present)
+    whole = model.decide(encoded, present)
+    if task.kind == "retrieval":
+        patterns = _each_alone(have)
+        embeddings = _logits_under(patterns, model, encoded)
+        loss = contrastive_loss(embeddings, label, torch.stack(list(have.values())), recipe.temperature)
+    else:
+        loss = _task_loss(model, encoded, whole.logits, label, task, recipe, have, subsets)
     if whole.losses:
-        loss = loss + recipe.reconstruction_weight * torch.stack(list(whole.losses.values())).sum()
+        # A mean over this process's samples; the factor is 1 where there is one process.
+        samples = total(torch.tensor(float(len(label)), device=label.device)) / processes()
+        own = torch.stack(list(whole.losses.values())).sum() * (len(label) / samples)
+        loss = loss + recipe.reconstruction_weight * own
     return loss, whole.logits
 
 
-def _losses_under(
-    patterns: list[Presence], model: FusionModel, encoded: dict[str, Tensor], label: Tensor, task: Task
-) -> list[Tensor]:
-    """The task's loss under each pattern of presence, in one pass with the patterns as a leading axis."""
-    if not patterns:
-        return []
+def _task_loss(
+    model: FusionModel,
+    encoded: dict[str, Tensor],
+    logits: Tensor,
+    label: Tensor,
+    task: Task,
+    recipe: Recipe,
+    have: Presence,
+    subsets: Presence | None,
+) -> Tensor:
+    everyone = torch.ones_like(label, dtype=torch.bool)
+    errors = [task.errors(logits, label)] if recipe.all_present else []
+    weights, counted, patterns = [1.0] * len(errors), [everyone] * len(errors), []
+    if recipe.random_subsets:
+        drawn = random_subsets(list(have), len(label), label.device) if subsets is None else subsets
+        patterns.append(_within(drawn, have))
+        counted.append(everyone)
+        weights = [0.5, 0.5] if weights else [1.0]
+    if recipe.each_alone:
+        patterns += _each_alone(have)
+        counted += have.values()
+        weights += [1 / len(have)] * len(have)
+    if patterns:
+        errors += [task.errors(one, label) for one in _logits_under(patterns, model, encoded)]
+    means = [_mean(error, rows) for error, rows in zip(errors, counted, strict=True)]
+    return torch.stack([weight * mean for weight, mean in zip(weights, means, strict=True)]).sum()
+
+
+def _logits_under(patterns: list[Presence], model: FusionModel, encoded: dict[str, Tensor]) -> Tensor:
+    """Logits `(P, N, outputs)` under P patterns of presence, in one pass with the patterns as leading axis."""
     present = {name: torch.stack([pattern[name] for pattern in patterns]) for name in encoded}
     repeated = {name: values.expand(len(patterns), *values.shape) for name, values in encoded.items()}
-    return [task.loss(logits, label) for logits in model.decide(repeated, present).logits]
+    return model.decide(repeated, present).logits
+
+
+def _within(pattern: Presence, have: Presence) -> Presence:
+    """What of a pattern the samples have; all they have where that would be nothing."""
+    both = {name: pattern[name] & have[name] for name in have}
+    some = torch.stack(list(both.values())).any(dim=0)
+    return {name: torch.where(some, both[name], have[name]) for name in have}
+
+
+def _each_alone(have: Presence) -> list[Presence]:
+    """One pattern a modality; samples that lack it keep what they have, so that none is empty."""
+    first = next(iter(have.values()))
+    return [_within(only(name, list(have), first.shape, first.device), have) for name in have]
+
+
+def _mean(errors: Tensor, counted: Tensor) -> Tensor:
+    """Mean over the samples that count; over processes, their mean of it is the mean over all samples."""
+    count = total(counted.sum().to(errors)) / processes()
+    return zero_absent(errors, counted).sum() / count.clamp(min=1 / processes())

@@ -1,7 +1,7 @@
 """A trained model with all that is needed to use it, judge it and build it again."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from ..data.features import Features
 from ..extras import require
 from ..layers.layer import FusionLayer
 from ..layers.registry import LAYERS, find_layer
-from ..model import FusionModel
+from ..model import FusionModel, perceptron
 from .recipe import Recipe
 from .task import Task
 
@@ -30,7 +30,7 @@ class Epoch:
 
     Attributes:
         epoch: 1 for the first.
-        learning_rate: During the epoch.
+        learning_rate: Of the last step.
         train_loss: Mean of the steps' losses.
         validation_loss: The same loss on the validation samples, without dropout and with the same random
             subsets in every epoch; None without validation samples.
@@ -79,23 +79,53 @@ class Run:
 
     @torch.no_grad()
     def predict(self, features: Features, present: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Predicted classes, or numbers in the units of the label, `(N,)`.
+        """Predicted classes, or numbers in the units of the label, `(N,)`; embeddings `(N, d)` for retrieval.
+
+        Arguments and errors are those of :meth:`logits`.
+        """
+        return self.task.decide(self.logits(features, present))
+
+    @torch.no_grad()
+    def logits(self, features: Features, present: Mapping[str, Tensor] | None = None) -> Tensor:
+        """What the model gives for each sample before anything is decided, `(N, outputs)`.
 
         Arguments:
-            features: With the modalities of the run; others are ignored, sequences are pooled.
+            features: With the modalities of the run; others are ignored, sequences are pooled. What the
+                features themselves say is absent stays absent.
             present: `{name: (N,)}` of booleans; None: all.
 
         Raises:
-            ValueError: A modality of the run that is missing or has another length.
+            ValueError: A modality of the run that is missing or has another length, or a sample of which
+                nothing is present.
         """
+        parts = [self.model(*chunk).logits for chunk in self._chunks(features, present)]
+        return torch.cat(parts).to(features.device)
+
+    @torch.no_grad()
+    def parts(
+        self, features: Features, present: Mapping[str, Tensor] | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The fusion layer's invariant parts `{name: (N, l*)}` and specific parts `{name: (N, l_m)}`.
+
+        Both are empty if the layer makes no such distinction. Arguments and errors are those of :meth:`logits`.
+        """
+        fused = [self.model.fuse(*chunk) for chunk in self._chunks(features, present)]
+        invariant, specific = [one.invariant for one in fused], [one.specific for one in fused]
+        return _joined(invariant), _joined(specific)
+
+    def _chunks(
+        self, features: Features, present: Mapping[str, Tensor] | None
+    ) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor] | None]]:
+        """The arguments of the model, a thousand samples at a time."""
         features, like = features.select(list(self.dims)).pooled(), next(self.model.parameters())
-        parts = []
+        seen = dict(features.present)
+        for name, values in (present or {}).items():
+            seen[name] = seen[name] & values if name in seen else values
         for start in range(0, len(features), CHUNK):
             rows = slice(start, start + CHUNK)
             chunk = {name: values[rows].to(like) for name, values in features.modalities.items()}
-            here = {name: values[rows].to(like.device) for name, values in (present or {}).items()}
-            parts.append(self.task.decide(self.model(chunk, here or None).logits))
-        return torch.cat(parts).to(features.device)
+            here = {name: values[rows].to(like.device) for name, values in seen.items()}
+            yield chunk, here or None
 
     def save(self, folder: Path | str) -> None:
         """Write the weights (`model.safetensors`) and the description (`run.json`), each atomically.
@@ -154,13 +184,22 @@ def load_run(folder: Path | str, layer: FusionLayer | None = None) -> Run:
 
 def build_model(layer: FusionLayer, task: Task, recipe: Recipe) -> FusionModel:
     """A model around a layer, as the task and the recipe want it."""
+    encoders = {}
+    if recipe.extractor is not None:
+        for name, length in layer.dims.items():
+            encoders[name] = perceptron(length, length, recipe.extractor, dropout=0.0)
     return FusionModel(
         layer,
         task.outputs,
         standardise=recipe.standardise,
         hidden=recipe.hidden,
         dropout=recipe.dropout,
+        encoders=encoders,
     )
+
+
+def _joined(chunks: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
 def _load_weights(model: FusionModel, path: Path) -> None:

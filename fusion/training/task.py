@@ -1,21 +1,27 @@
-"""What is predicted: one of several classes, or a number."""
+"""What is predicted: one of several classes, a number, whether modalities agree, or which samples belong together."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..data.conflict import with_conflicts
 from ..data.features import Features
+
+TASKS = ("classification", "regression", "retrieval", "conflict")
+EMBEDDING = 64
+"""Length of the representations that retrieval compares."""
 
 
 @dataclass(frozen=True)
 class Task:
-    r"""A classification or regression task, with what is needed to go between labels and a model's outputs.
+    r"""What a model is trained for, with what is needed to go between labels and its outputs.
 
     Attributes:
-        kind: `classification` or `regression`.
-        outputs: Numbers a model gives for each sample: K classes, or 1.
+        kind: `classification`, `regression`, `retrieval` (find with one modality what belongs to it in
+            another) or `conflict` (tell whether the modalities of a sample belong together).
+        outputs: Numbers a model gives for each sample: K classes, 1, the length of an embedding, or 2.
         mean, scale: The training labels' mean and standard deviation; a regression is fitted to
             :math:`(y - \mathrm{mean}) / \mathrm{scale}` and reported in the units of the label.
     """
@@ -26,20 +32,34 @@ class Task:
     scale: float = 1.0
 
     @classmethod
-    def of(cls, features: Features) -> "Task":
-        """The task that the labels pose; mean and scale come from the training samples only.
+    def of(cls, features: Features, kind: str | None = None) -> "Task":
+        """The task that the labels pose, or `kind` on features that :func:`posed` has made ready for it.
+
+        Mean and scale come from the training samples only.
 
         Raises:
-            ValueError: No label, a single class, or training labels that are all equal.
+            ValueError: No label, a single class, training labels that are all equal, or labels of another
+                kind than the task's.
         """
-        if features.label is None:
+        kind = kind or features.task
+        if kind is None or features.label is None:
             raise ValueError("features have no label, so there is nothing to learn.")
-        if features.classes is not None:
-            if features.classes < 2:
-                raise ValueError("label must hold two classes or more, got class 0 alone.")
-            return cls("classification", features.classes)
+        _check_kind(kind)
+        if kind == "retrieval":
+            return cls(kind, EMBEDDING)
+        if kind == "regression":
+            return cls._regression(features)
+        if features.classes is None:
+            raise ValueError(f"label must hold classes for {kind}, got floats.")
+        if features.classes < 2:
+            raise ValueError("label must hold two classes or more, got class 0 alone.")
+        return cls(kind, features.classes)
+
+    @classmethod
+    def _regression(cls, features: Features) -> "Task":
         label = features.train.label
         assert label is not None  # the subset of labelled features
+        label = label if label.is_floating_point() else label.to(torch.float64)
         scale = float(label.std(correction=0))
         if scale == 0:
             raise ValueError(
@@ -47,25 +67,66 @@ class Task:
             )
         return cls("regression", 1, float(label.mean()), scale)
 
-    def loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        r"""Mean loss over samples: cross entropy, or squared error on the standardised label.
+    @property
+    def classifies(self) -> bool:
+        """Whether the outputs are logits of classes."""
+        return self.kind in ("classification", "conflict")
+
+    def errors(self, logits: Tensor, label: Tensor) -> Tensor:
+        r"""Loss of each sample: cross entropy, or squared error on the standardised label; `(N,)`.
+
+        Retrieval has no loss of single samples, see :func:`~fusion.training.contrast.contrastive_loss`.
 
         Arguments:
             logits: `(N, outputs)`.
             label: `(N,)`.
         """
-        if self.kind == "classification":
-            return functional.cross_entropy(logits, label)
-        return functional.mse_loss(logits.squeeze(-1), ((label - self.mean) / self.scale).to(logits))
+        if self.classifies:
+            return functional.cross_entropy(logits, label, reduction="none")
+        return (logits.squeeze(-1) - ((label - self.mean) / self.scale).to(logits)).square()
 
     def decide(self, logits: Tensor) -> Tensor:
-        """Predicted classes `(*batch)`, or numbers in the units of the label, from `(*batch, outputs)`."""
-        if self.kind == "classification":
+        """Predicted classes `(*batch)`, or numbers in the units of the label, from `(*batch, outputs)`.
+
+        Retrieval decides nothing; its embeddings `(*batch, outputs)` come back with unit length.
+        """
+        if self.classifies:
             return logits.argmax(dim=-1)
+        if self.kind == "retrieval":
+            return functional.normalize(logits, dim=-1)
         return logits.squeeze(-1) * self.scale + self.mean
 
     def accuracy(self, logits: Tensor, label: Tensor) -> float | None:
-        """Fraction of samples whose class is right; None for a regression."""
-        if self.kind == "regression":
+        """Fraction of samples whose class is right; None unless there are classes."""
+        if not self.classifies:
             return None
         return float((self.decide(logits) == label).to(torch.float64).mean())
+
+
+def posed(features: Features, kind: str | None, seed: int) -> Features:
+    """Features as a task takes them: pooled, with a split, and with labels that pose it.
+
+    Sequences are pooled here and nowhere else in training. `conflict` replaces modalities and labels (see
+    :func:`~fusion.data.conflict.with_conflicts`); `retrieval` takes samples of the same class as belonging
+    together, or without labels each sample to itself alone.
+
+    Raises:
+        ValueError: An unknown task, or labels that cannot pose it.
+    """
+    ready = features.pooled().with_split(seed)
+    if kind is None:
+        return ready
+    _check_kind(kind)
+    if kind == "conflict":
+        return with_conflicts(ready, seed=seed)
+    if kind == "retrieval":
+        if ready.task == "regression":
+            raise ValueError("label must hold classes for retrieval, or be left out; got floats.")
+        each = torch.arange(len(ready), device=ready.device)
+        return ready if ready.label is not None else replace(ready, label=each)
+    return ready
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in TASKS:
+        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {kind!r}.")

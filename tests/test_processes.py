@@ -1,0 +1,92 @@
+"""Training shared by two processes that torchrun starts: the same losses as one process with the whole batch."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+from fusion.data.datasets import shared_private
+from fusion.data.feature_file import save_features
+from fusion.training.loop import train
+from fusion.training.recipe import Recipe
+from fusion.training.run import load_run
+
+# The script lies elsewhere, and should find this code however it was installed.
+PATHS = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+TRAIN = textwrap.dedent("""
+    import json, os, signal, sys, torch
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)
+    from fusion.training import loop
+    from fusion.data.feature_file import load_features
+    from fusion.training.recipe import Recipe
+
+    path, out, recipe, layer, epoch_of_death = sys.argv[1:]
+    original = loop._Trainer.train_epoch
+
+    def train_epoch(trainer, epoch, *arguments):
+        if epoch == int(epoch_of_death):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(trainer, epoch, *arguments)
+
+    loop._Trainer.train_epoch = train_epoch
+    run = loop.train(layer, load_features(path), recipe=Recipe(**json.loads(recipe)), out=out, progress=False)
+    print(json.dumps([[e.train_loss, e.validation_loss] for e in run.history]))
+""")
+
+
+@pytest.fixture(scope="module")
+def features():
+    """90 training samples with gaps: batches of 15 in each of two processes, 30 in one."""
+    made, _ = shared_private(150, {"a": 6, "b": 4, "c": 5}, shared=3, private=2, seed=0, classes=3)
+    gaps = torch.rand(150, generator=torch.Generator().manual_seed(0)) < 0.8
+    doubled = {name: values.double() for name, values in made.modalities.items()}
+    return type(made)(doubled, label=made.label, present={"b": gaps}).with_split(0)
+
+
+def start(path, out, recipe, layer, die_in=0):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    script = path.parent / "train.py"
+    script.write_text(TRAIN)
+    given = [str(script), str(path), str(out), json.dumps(recipe), layer, str(die_in)]
+    return subprocess.run([*command, *given], capture_output=True, text=True, env=PATHS, check=False)
+
+
+@pytest.mark.parametrize("layer", ["gmf", "sum"])
+def test_two_processes_train_like_one_with_the_doubled_batch(features, tmp_path, layer):
+    recipe = {"epochs": 4, "batch_size": 16, "hidden": 8, "dropout": 0.0, "clip": 1.0, "warm_up": 2}
+    if layer == "gmf":  # whose own loss is a mean over the samples that are present
+        features = type(features)(features.modalities, label=features.label, split=features.split)
+    else:
+        recipe |= {"extractor": 5}
+    path = tmp_path / "features.npz"
+    save_features(path, features)
+    if layer == "sum":  # and these are killed on their way
+        assert start(path, tmp_path / "two", recipe, layer, die_in=3).returncode != 0
+        assert len(torch.load(tmp_path / "two" / "checkpoint.pt", weights_only=True)["history"]) == 2
+    two = start(path, tmp_path / "two", recipe, layer)
+    assert two.returncode == 0, two.stderr
+    lines = [line for line in two.stdout.splitlines() if line.startswith("[[")]
+    assert len(lines) == 2
+    assert lines[0] == lines[1]
+    doubled = Recipe(**recipe | {"batch_size": 32})
+    torch.set_default_dtype(torch.float64)
+    try:
+        one = train(layer, features, recipe=doubled, out=tmp_path / "one", progress=False)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    found = torch.tensor(json.loads(lines[0]), dtype=torch.float64)
+    expected = [[epoch.train_loss, epoch.validation_loss] for epoch in one.history]
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-10)
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == names
+    saved = load_run(tmp_path / "two").model.state_dict()
+    for name, values in one.model.state_dict().items():
+        torch.testing.assert_close(saved[name], values.to(saved[name]), rtol=1e-6, atol=1e-6)
+    with pytest.raises(ValueError, match=r"processes was 2, now 1"):
+        train(layer, features, recipe=Recipe(**recipe), out=tmp_path / "two", progress=False)
