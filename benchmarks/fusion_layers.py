@@ -78,7 +78,7 @@ def both_ways(layer: FusionLayer, compiled: bool = False) -> Callable[[], None]:
 def flops(layer: FusionLayer) -> int:
     """Of one sample, forward."""
     counter = FlopCounterMode(display=False)
-    with counter:  # gradients stay on: the counter stumbles over learned tokens without them
+    with counter, torch.no_grad():
         layer({name: torch.randn(1, length) for name, length in DIMS.items()})
     return int(counter.get_total_flops())
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .layers.numbers import positive_integer
-from .layers.presence import mean_of_valid, valid_steps, zero_absent
+from .layers.presence import mean_of_valid, valid_steps, values_may_decide, zero_absent
 from .layers.tokens import block_settings
 
 
@@ -58,7 +58,8 @@ class SequenceEncoder(nn.Module, ABC):
         """Encode sequences with `lengths`, `(*batch)` in 0 ... T, their valid steps; None: all of them.
 
         Raises:
-            ValueError: Not `inputs` channels on the last axis, no axis of steps, or lengths of another shape.
+            ValueError: Not `inputs` channels on the last axis, no axis of steps, or lengths of another shape
+                or out of range.
         """
         if values.ndim < 2 or values.shape[-1] != self.inputs:
             raise ValueError(
@@ -71,6 +72,11 @@ class SequenceEncoder(nn.Module, ABC):
         if list(lengths.shape) != batch:
             raise ValueError(
                 f"lengths must have the shape {tuple(batch)} of the batch, got {tuple(lengths.shape)}."
+            )
+        if values_may_decide() and bool(((lengths < 0) | (lengths > steps)).any()):
+            raise ValueError(
+                f"lengths must be from 0 to the {steps} steps of the sequences, "
+                f"got {int(lengths.min())} to {int(lengths.max())}."
             )
         flat, valid = lengths.reshape(-1), valid_steps(lengths.reshape(-1), steps)
         rows = zero_absent(values.reshape(-1, steps, self.inputs), valid)

@@ -121,6 +121,10 @@ def test_two_lines_in_a_model_of_your_own():
             lambda: AttentionEncoder(3, 7)(torch.ones(5, 6, 3), torch.ones(4).long()),
             r"lengths must have the shape \(5,\) of the batch, got \(4,\)",
         ),
+        (
+            lambda: RecurrentEncoder(3, 7)(torch.ones(2, 6, 3), torch.tensor([2, 7])),
+            "lengths must be from 0 to the 6 steps of the sequences, got 2 to 7",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(call, message):

@@ -249,7 +249,8 @@ def test_on_the_device(name, device):
 
 def test_compiled_in_one_graph(name):
     torch._dynamo.reset()
-    layer, (features, lengths) = make(name), draw_sequences()
+    layer, (features, lengths) = make(name, dims_of(2)), draw_sequences()
+    del features["text"], lengths["text"]
     present = without("audio", list(features), [6], CPU)
     compiled = torch.compile(layer, backend="eager", fullgraph=True)
     assert_same(compiled(features, present, lengths), layer(features, present, lengths))

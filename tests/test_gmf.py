@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.fusion_layers import BATCH, DIMS, bare_products, both_ways, flops
 from fusion.layers.gmf import GMF
 
 THREE = {"a": 4, "b": 7, "c": 5}
@@ -140,6 +141,16 @@ def test_published_cost():
     weights = sum(weight.numel() for weight in layer.parameters() if weight.ndim == 2)
     assert counter.get_total_flops() == 2 * weights == 10_485_760
     assert round(counter.get_total_flops() / 1e9, 2) == 0.01  # GFLOP, as in the paper
+
+
+def test_the_bare_products_of_the_benchmark_are_those_of_the_layer():
+    layer = GMF(DIMS)
+    with FlopCounterMode(display=False) as bare:
+        bare_products()()
+    with FlopCounterMode(display=False) as whole:
+        both_ways(layer)()
+    # Forward, and backward to the weights and to the input of each map
+    assert bare.get_total_flops() == whole.get_total_flops() == 3 * BATCH * flops(layer)
 
 
 def test_a_single_modality_is_its_own_partner():

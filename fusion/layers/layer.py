@@ -214,9 +214,8 @@ class FusionLayer(nn.Module, ABC):
             batches[name], dtypes[name] = tuple(values.shape[:-own]), values.dtype
         _check_same("batch axes", batches)
         device = features[next(iter(self.dims))].device
-        if not torch.is_autocast_enabled(
-            device.type
-        ):  # which gives an encoder's features, but not raw ones, its own
+        # Autocast gives the features of an encoder its own dtype, and raw ones none.
+        if not torch.is_autocast_enabled(device.type):
             _check_same("dtype", dtypes)
         return batches[next(iter(self.dims))], device
 

@@ -67,7 +67,7 @@ class Perceiver(FusionLayer):
         tokens, valid = self.tokenise(features, present)
         seen = torch.cat(list(tokens.values()), dim=1)
         padded = ~torch.cat(list(valid.values()), dim=1)
-        latents = self.latents.to(seen.dtype).expand(seen.shape[0], -1, -1)
+        latents = self.latents.to(seen.dtype).repeat(seen.shape[0], 1, 1)
         for block in self.blocks:
             latents = block(latents, seen, memory_key_padding_mask=padded)
         return Fused({"latents": self.norm(latents).mean(dim=1)})
