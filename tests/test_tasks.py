@@ -96,7 +96,7 @@ def test_absent_samples_have_no_part_in_the_contrast():
 @pytest.mark.parametrize("layer", ["gmf", "cell", "concat", "sum", "late"])
 def test_retrieval_is_learnt(features, layer):
     pairs = Features(features.modalities, split=features.split)  # no labels: each sample belongs to itself
-    recipe = Recipe(epochs=15, batch_size=64, hidden=32)
+    recipe = Recipe(epochs=8, batch_size=64, hidden=32)
     run = train(layer, pairs, recipe=recipe, task="retrieval", progress=False)
     found = evaluate(run, pairs)
     assert list(found) == ["all", "a → b", "a → c", "b → a", "b → c", "c → a", "c → b"]

@@ -30,12 +30,12 @@ def flops(model: FusionModel) -> int:
 
 
 def relative_times(
-    models: Mapping[str, FusionModel], *, beside: FusionModel, batch: int = 64, rounds: int = 20
+    models: Mapping[str, FusionModel], *, beside: FusionModel, batch: int = 64, rounds: int = 40
 ) -> dict[str, float]:
     """Time of a forward and backward pass over that of another model, on random features.
 
-    In every round each model runs once, the other one beside it, so that whatever else the machine does slows
-    both; the median of the rounds' ratios is given. The features require gradients, as they do where
+    In every round each model runs once, the other one right before or, in every second round, after it, so that
+    whatever else the machine does slows both; the median of the rounds' ratios is given. The features require gradients, as they do where
     extractors are trained. All models are on one device, which is waited for.
 
     Arguments:
@@ -53,9 +53,10 @@ def relative_times(
     ratios: dict[str, list[float]] = {name: [] for name in models}
     for number in range(WARM_UP + rounds):
         for name, model in models.items():
-            ratio = _seconds(model, batch) / _seconds(beside, batch)
+            turn = slice(None) if number % 2 else slice(None, None, -1)
+            own, bar = [_seconds(one, batch) for one in (model, beside)[turn]][turn]
             if number >= WARM_UP:
-                ratios[name].append(ratio)
+                ratios[name].append(own / bar)
     return {name: median(found) for name, found in ratios.items()}
 
 
