@@ -34,9 +34,10 @@ def relative_times(
 ) -> dict[str, float]:
     """Time of a forward and backward pass over that of another model, on random features.
 
-    In every round each model runs once, the other one right before or, in every second round, after it, so that
-    whatever else the machine does slows both; the median of the rounds' ratios is given. The features require gradients, as they do where
-    extractors are trained. All models are on one device, which is waited for.
+    In every round each model runs once, the other one right after or, in every second round, before it, so
+    that whatever else the machine does slows both; the median of the rounds' ratios is given. The features
+    require gradients, as they do where extractors are trained. All models are on one device, which is waited
+    for.
 
     Arguments:
         models: Name → model.
@@ -53,8 +54,10 @@ def relative_times(
     ratios: dict[str, list[float]] = {name: [] for name in models}
     for number in range(WARM_UP + rounds):
         for name, model in models.items():
-            turn = slice(None) if number % 2 else slice(None, None, -1)
-            own, bar = [_seconds(one, batch) for one in (model, beside)[turn]][turn]
+            if number % 2:
+                own, bar = _seconds(model, batch), _seconds(beside, batch)
+            else:
+                bar, own = _seconds(beside, batch), _seconds(model, batch)
             if number >= WARM_UP:
                 ratios[name].append(own / bar)
     return {name: median(found) for name, found in ratios.items()}

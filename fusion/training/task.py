@@ -83,6 +83,7 @@ class Task:
         """
         if self.classifies:
             return functional.cross_entropy(logits, label, reduction="none")
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # bfloat16 has three digits
         return (logits.squeeze(-1) - ((label - self.mean) / self.scale).to(logits)).square()
 
     def decide(self, logits: Tensor) -> Tensor:
