@@ -13,7 +13,6 @@ from fusion.evaluation.scores import evaluate
 from fusion.training.contrast import contrastive_loss
 from fusion.training.loop import train
 from fusion.training.recipe import Recipe
-from fusion.training.task import Task
 
 DIMS = {"a": 6, "b": 9, "c": 4}
 
@@ -96,7 +95,7 @@ def test_absent_samples_have_no_part_in_the_contrast():
 @pytest.mark.parametrize("layer", ["gmf", "cell", "concat", "sum", "late"])
 def test_retrieval_is_learnt(features, layer):
     pairs = Features(features.modalities, split=features.split)  # no labels: each sample belongs to itself
-    recipe = Recipe(epochs=15, batch_size=64, hidden=32)
+    recipe = Recipe(epochs=8, batch_size=64, hidden=32)
     run = train(layer, pairs, recipe=recipe, task="retrieval", progress=False)
     found = evaluate(run, pairs)
     assert list(found) == ["all", "a → b", "a → c", "b → a", "b → c", "c → a", "c → b"]
@@ -169,4 +168,13 @@ def test_labels_that_pose_no_task(features):
     ):
         with pytest.raises(ValueError, match=message):
             train("concat", given, task=task, progress=False)
-    assert Task.of(features, "regression").kind == "regression"
+
+
+def test_classes_may_be_taken_as_numbers(features):
+    run = train("concat", features, recipe=Recipe(epochs=2), task="regression", progress=False)
+    found = evaluate(run, features)["all"]
+    assert list(found) == ["mae", "correlation"]
+    expected = (run.predict(features.test) - features.test.label).abs().mean()
+    assert found["mae"] == pytest.approx(float(expected))
+    assert 0 < found["correlation"] < 1
+    assert evaluate(run, features, part="all")["all"]["mae"] > 0

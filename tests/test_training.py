@@ -270,6 +270,12 @@ def test_mixed_precision_learns_as_well_and_keeps_single_weights(features):
     assert last == pytest.approx(first, rel=0.05)
 
 
+def test_half_precision_ends_at_the_loss():
+    task, label = Task("regression", 1, mean=100.0, scale=3.0), torch.tensor([100.0, 103.03, 97.0])
+    logits = torch.tensor([[0.0], [1.0], [-1.0]], dtype=torch.bfloat16)
+    torch.testing.assert_close(task.errors(logits, label), torch.tensor([0, 1e-4, 0.0]), atol=1e-6, rtol=0.01)
+
+
 def test_logs_tell_the_history(features, tmp_path):
     run = train("concat", features, recipe=QUICK, out=tmp_path, tensorboard=True, progress=False)
     with (tmp_path / "log.csv").open(newline="") as file:

@@ -158,8 +158,6 @@ def _samples(run: Run, features: Features, part: str) -> Features:
     if part not in (*PARTS, "all"):
         raise ValueError(f"part must be one of {', '.join(PARTS)}, all, got {part!r}.")
     chosen = features.select(list(run.dims))
-    if part == "all" and run.task.kind not in ("retrieval", "conflict"):
-        return chosen.pooled()
     split = posed(chosen, run.task.kind, run.seed)
     if part == "all":
         return split

@@ -40,11 +40,9 @@ class _Processes(Engine):
 
     def __init__(self, accelerator: str) -> None:
         fabric = require("lightning_fabric", "distributed")
-        # Every buffer is the same in all processes already, see Standardise.
-        strategy = require("lightning_fabric.strategies", "distributed").DDPStrategy(broadcast_buffers=False)
         here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
         nodes = int(os.environ["WORLD_SIZE"]) // here
-        self.fabric = fabric.Fabric(accelerator=accelerator, devices=here, num_nodes=nodes, strategy=strategy)
+        self.fabric = fabric.Fabric(accelerator=accelerator, devices=here, num_nodes=nodes, strategy="ddp")
         self.fabric.launch()
         self.rank, self.processes = self.fabric.global_rank, self.fabric.world_size
 

@@ -59,7 +59,6 @@ class Task:
     def _regression(cls, features: Features) -> "Task":
         label = features.train.label
         assert label is not None  # the subset of labelled features
-        label = label if label.is_floating_point() else label.to(torch.float64)
         scale = float(label.std(correction=0))
         if scale == 0:
             raise ValueError(
@@ -83,6 +82,7 @@ class Task:
         """
         if self.classifies:
             return functional.cross_entropy(logits, label, reduction="none")
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # bfloat16 has three digits
         return (logits.squeeze(-1) - ((label - self.mean) / self.scale).to(logits)).square()
 
     def decide(self, logits: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ def posed(features: Features, kind: str | None, seed: int) -> Features:
 
     Sequences are pooled here and nowhere else in training. `conflict` replaces modalities and labels (see
     :func:`~fusion.data.conflict.with_conflicts`); `retrieval` takes samples of the same class as belonging
-    together, or without labels each sample to itself alone.
+    together, or without labels each sample to itself alone; `regression` takes integers as numbers.
 
     Raises:
         ValueError: An unknown task, or labels that cannot pose it.
@@ -119,6 +119,8 @@ def posed(features: Features, kind: str | None, seed: int) -> Features:
     _check_kind(kind)
     if kind == "conflict":
         return with_conflicts(ready, seed=seed)
+    if kind == "regression" and ready.label is not None:
+        return replace(ready, label=ready.label if ready.task == kind else ready.label.double())
     if kind == "retrieval":
         if ready.task == "regression":
             raise ValueError("label must hold classes for retrieval, or be left out; got floats.")
