@@ -8,7 +8,7 @@ import argparse
 import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,6 @@ from typing import Any
 import torch
 
 import fusion
-from fusion.evaluation.comparison import PROPOSED, Comparison
-from fusion.evaluation.tables import summary
 from pnp.atomic import replacing
 
 FOLDER = Path(__file__).parent / "results" / "fusion"
@@ -68,10 +66,14 @@ def experiments(files: Iterable[Path]) -> dict[str, Experiment]:
     found["digits paper"] = Experiment("digits", digits, _named(QUICK), RECIPES["paper"])
     for parts in ABLATION:
         recipe = fusion.Recipe(**OFF | {PARTS[part]: True for part in parts})
-        found[f"ablation {parts or 'none'}"] = Experiment("digits", digits, _named(["gmf", "cell", "concat", "sum"]), recipe)
+        found[f"ablation {parts or 'none'}"] = Experiment(
+            "digits", digits, _named(["gmf", "cell", "concat", "sum"]), recipe
+        )
     for name, hidden in (("perceptron", 128), ("linear", None)):
         layers = {one: partial(fusion.GMF, **given) for one, given in OPTIONS.items()} | _named(["sum"])
-        found[f"options {name}"] = Experiment("quadrants", fusion.digits_views, layers, fusion.Recipe(hidden=hidden))
+        found[f"options {name}"] = Experiment(
+            "quadrants", fusion.digits_views, layers, fusion.Recipe(hidden=hidden)
+        )
     for task in ("retrieval", "conflict"):
         found[task] = Experiment("digits", digits, _named(QUICK), RECIPES["full"], task)
     return found
@@ -99,7 +101,9 @@ def run(name: str, experiment: Experiment) -> None:
             progress=False,
         )
         figures = ("scores", "parameters", "flops", "times")
-        known[layer] = {what: getattr(found, what)[layer] for what in figures} | {"random_split": found.random_split}
+        known[layer] = {what: getattr(found, what)[layer] for what in figures} | {
+            "random_split": found.random_split
+        }
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
         print(name, layer, flush=True)

@@ -66,10 +66,12 @@ def evaluate(run: Run, features: Features, *, part: str = "test") -> Scores:
 def cases(names: list[str]) -> dict[str, tuple[str, ...]]:
     """Case → the modalities that are present, for every case that :func:`evaluate` looks at.
 
-    `all`; `without <name>` for each; of up to six modalities every smaller subset of two or more, `a + b`;
-    and of more than two `only <name>` (of two, one without the other is the other alone).
+    `all`; `without <name>` for each if there are several; of up to six modalities every smaller subset of two
+    or more, `a + b`; and of more than two `only <name>` (of two, one without the other is the other alone).
     """
     found = {"all": tuple(names)}
+    if len(names) == 1:
+        return found
     found |= {f"without {out}": tuple(name for name in names if name != out) for out in names}
     if len(names) <= EVERY_SUBSET:
         for size in range(len(names) - 2, 1, -1):

@@ -146,7 +146,7 @@ def reconstruction_from(layer: GMF, features: Mapping[str, Tensor]) -> dict[str,
         seen = {
             "all": out.fused[name],
             "specific": out.specific[name],
-            "invariant": out.invariant[layer.partner[name]],
+            "invariant": out.fused[name][..., : layer.common_length],
         }
         target = values.double()
         spread = float((target - target.mean(dim=0)).square().sum())

@@ -12,10 +12,11 @@ from torch import Tensor
 from pnp.atomic import replacing
 
 from ..data.features import Features
+from ..encoders import VectorEncoder
 from ..extras import require
 from ..layers.layer import FusionLayer
 from ..layers.registry import LAYERS, find_layer
-from ..model import FusionModel, perceptron
+from ..model import FusionModel
 from .recipe import Recipe
 from .task import Task
 
@@ -187,7 +188,7 @@ def build_model(layer: FusionLayer, task: Task, recipe: Recipe) -> FusionModel:
     encoders = {}
     if recipe.extractor is not None:
         for name, length in layer.dims.items():
-            encoders[name] = perceptron(length, length, recipe.extractor, dropout=0.0)
+            encoders[name] = VectorEncoder(length, length, width=recipe.extractor)
     return FusionModel(
         layer,
         task.outputs,
