@@ -570,7 +570,6 @@ def march(
     `outputs` `(B, T)` are the times to stop at; `control` is relative and absolute tolerance, safety, shrink and
     grow. `report` `(B, 5)`: status, time, iterations, accepted and rejected steps.
     """
-    nodes, species = numbers.volumes.shape[1], numbers.valences.shape[1]
     count = lanes_in(work)
     group = np.empty(count, np.int64)
     steps = Steps(
@@ -581,6 +580,31 @@ def march(
         np.empty(count, np.bool_),
         np.empty(count, np.int64),
     )
+    structure, start = (closed, held, baths), (start_potential, start_concentrations, outputs, first_steps)
+    results = potential, concentrations, report
+    march_in(work, group, steps, cells, numbers, diffusivities, structure, start, control, most, results)
+
+
+@kernel
+def march_in(
+    work: Any,
+    group: Any,
+    steps: Steps,
+    cells: Any,
+    numbers: Numbers,
+    diffusivities: Any,
+    structure: Any,
+    start: Any,
+    control: Any,
+    most: int,
+    results: Any,
+) -> None:
+    """The same in arrays that are given, `group` and `steps` with a number for each lane."""
+    closed, held, baths = structure
+    start_potential, start_concentrations, outputs, first_steps = start
+    potential, concentrations, report = results
+    nodes, species = numbers.volumes.shape[1], numbers.valences.shape[1]
+    count = lanes_in(work)
     for first in range(0, cells.size, count):
         present = min(count, cells.size - first)
         for lane in range(count):
