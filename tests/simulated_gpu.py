@@ -76,6 +76,8 @@ def transient(ends: str) -> tuple[torch.Tensor, ...]:
 
 if __name__ == "__main__":
     simulated()
+    # What is not initialised is not a number.
+    torch.use_deterministic_algorithms(True)
     warnings.simplefilter("error")
     warnings.simplefilter("ignore", pnp.UnderResolvedWarning)
     for ends in ("two electrodes", "Stern layers", "electrode and bath", "charged walls"):

@@ -11,6 +11,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FunctionType
 from typing import Any
 
@@ -165,12 +166,11 @@ def rest(
 ) -> None:
     """See :func:`pnp.compiled.resting.rest`."""
     thread = cuda.grid(1)
-    if thread < work.shape[1]:
-        column, group = work[:, thread], cuda.local.array(1, np.int64)
-        options = closed, held, warm, True, tolerance, most
-        for place in range(thread, cells.size, work.shape[1]):
-            own = cells[place : place + 1]
-            _rest_in(column, group, own, numbers, options, potential, concentrations, report)
+    column, group = work[:, thread], cuda.local.array(1, np.int64)
+    options = closed, held, warm, True, tolerance, most
+    for place in range(thread, cells.size, work.shape[1]):
+        own = cells[place : place + 1]
+        _rest_in(column, group, own, numbers, options, potential, concentrations, report)
 
 
 @_kernel
@@ -186,13 +186,12 @@ def rest_adjoint(
 ) -> None:
     """See :func:`pnp.compiled.resting.rest_adjoint`; `spare` is `(4, node, thread)`."""
     thread = cuda.grid(1)
-    if thread < work.shape[1]:
-        column, group = work[:, thread], cuda.local.array(1, np.int64)
-        mine = spare[:, :, thread]
-        parts = mine[0:1], mine[1:2], mine[2], mine[3]
-        for place in range(thread, cells.size, work.shape[1]):
-            own = cells[place : place + 1]
-            _rest_adjoint_in(column, group, parts, own, numbers, closed, held, states, found)
+    column, group = work[:, thread], cuda.local.array(1, np.int64)
+    mine = spare[:, :, thread]
+    parts = mine[0:1], mine[1:2], mine[2], mine[3]
+    for place in range(thread, cells.size, work.shape[1]):
+        own = cells[place : place + 1]
+        _rest_adjoint_in(column, group, parts, own, numbers, closed, held, states, found)
 
 
 @_kernel
@@ -209,35 +208,33 @@ def march(
 ) -> None:
     """See :func:`pnp.compiled.stepping.march_in`."""
     thread = cuda.grid(1)
-    if thread < work.shape[1]:
-        column, group = work[:, thread], cuda.local.array(1, np.int64)
-        steps = Steps(
-            cuda.local.array(1, np.float64),
-            cuda.local.array(1, np.float64),
-            cuda.local.array(1, np.float64),
-            cuda.local.array(1, np.bool_),
-            cuda.local.array(1, np.bool_),
-            cuda.local.array(1, np.int64),
-        )
-        for place in range(thread, cells.size, work.shape[1]):
-            own = cells[place : place + 1]
-            _march_in(
-                column, group, steps, own, numbers, diffusivities, structure, start, control, most, results
-            )
+    column, group = work[:, thread], cuda.local.array(1, np.int64)
+    steps = Steps(
+        cuda.local.array(1, np.float64),
+        cuda.local.array(1, np.float64),
+        cuda.local.array(1, np.float64),
+        cuda.local.array(1, np.bool_),
+        cuda.local.array(1, np.bool_),
+        cuda.local.array(1, np.int64),
+    )
+    for place in range(thread, cells.size, work.shape[1]):
+        own = cells[place : place + 1]
+        _march_in(column, group, steps, own, numbers, diffusivities, structure, start, control, most, results)
 
 
 def launch(name: str, shapes: tuple[tuple[int, ...], ...], cells: Tensor, *arguments: Any) -> None:
     """Run a kernel on `cells`, with workspaces of these shapes for every thread; does not wait for the results."""
     if not len(cells):
         return
-    most = WORKSPACE // (8 * sum(map(math.prod, shapes))) // THREADS * THREADS
-    threads = min(len(cells), max(most, THREADS))
-    work = [torch.empty((*shape, threads), dtype=torch.float64, device=cells.device) for shape in shapes]
+    bytes_of_block = 8 * THREADS * sum(map(math.prod, shapes))
+    # Whole blocks, so that rows begin where the memory is read in one piece.
+    blocks = min(-(-len(cells) // THREADS), max(WORKSPACE // bytes_of_block, 1))
+    new = partial(torch.empty, dtype=torch.float64, device=cells.device)
+    work = [new(*shape, blocks * THREADS) for shape in shapes]
     with _stream(cells.device) as stream, warnings.catch_warnings():
         # Of few cells.
         warnings.filterwarnings("ignore", message="Grid size")
-        launcher = globals()[name][-(-threads // THREADS), THREADS, stream]
-        launcher(*each_tensor(_memory, *work, cells, *arguments))
+        globals()[name][blocks, THREADS, stream](*each_tensor(_memory, *work, cells, *arguments))
 
 
 @contextmanager
