@@ -8,17 +8,19 @@ import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
 import pnp
 from pnp import compiled
 from pnp.compiled import dispatch, gpu
+from pnp.solvers import equilibrium, integration
 
 from .sweep import random_cells
 from .test_pnp_gradients import Parametrised
 
-COUNT, NODES = 5, 9
+COUNT, NODES = 3, 9
 THREADS = 2
 """Fewer than cells, as where the workspace is full."""
 
@@ -39,7 +41,8 @@ def compare(name: str, solve: Callable[[], Any], tolerance: float) -> None:
     """Solve in torch and as on a GPU; raises where they differ."""
     with compiled.torch_only():
         wanted = solve()
-    found = solve()
+    with patch.object(equilibrium, "minimise", None), patch.object(integration, "integrate", None):
+        found = solve()  # with nothing that would take over what a kernel leaves
     worst = max(map(largest_difference, found, wanted))
     print(f"{name:40s} {worst:.1e}")
     assert worst < tolerance, name
