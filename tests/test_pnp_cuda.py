@@ -147,7 +147,7 @@ def _array(axes: int, of: Any = types.float64) -> Any:
     return types.Array(of, axes, "C")
 
 
-_FLAG, _NUMBERS = _array(1, types.boolean), types.NamedTuple([_array(2)] * 7, Numbers)
+_FLAG, _NUMBERS = _array(1, types.boolean), types.NamedUniTuple(_array(2), 7, Numbers)
 _CELLS = _array(1, types.int64)
 _RESULTS = [_array(2), _array(3), _array(2)]
 SIGNATURES = {

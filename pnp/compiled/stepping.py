@@ -621,7 +621,7 @@ def march_in(
                 steps.reached[lane] = 1
                 steps.running[lane] = outputs.shape[1] > 1
         _first_rates(work, nodes, species, baths)
-        while np.any(steps.running):
+        while _any(steps.running):
             _choose(work, nodes, species, group, outputs, steps)
             _try(work, nodes, species, closed, held, baths, control)
             for lane in range(present):
@@ -632,6 +632,15 @@ def march_in(
                         index = steps.reached[lane] - 1
                         _record(work, lane, potential[cell, index], concentrations[cell, index])
                     _stop(lane, outputs.shape[1], most, steps, report[cell])
+
+
+@inlined
+def _any(flags: Any) -> bool:
+    """Whether one is set."""
+    for flag in flags:  # noqa: SIM110 (numba)
+        if flag:
+            return True
+    return False
 
 
 @kernel
