@@ -51,9 +51,12 @@ What the numbers of the others mean:
 ![Cells per second against batch, nodes and species; transients: cost against error.](figures/performance.png)
 
 What compiled kernels do not do yet, and the torch solver does slowly: gradients of transients (the ratio below is
-that of a torch run to a compiled one), waveforms, driven currents, reactions, ions of finite size, steady states with a
-flux, and everything on CUDA tensors, which stay on their device but were not measured. One transient alone leaves
-fifteen of sixteen vector lanes idle and is slower than PyBaMM's.
+that of a torch run to a compiled one), waveforms, driven currents, reactions, ions of finite size, and steady states
+with a flux. One transient alone leaves fifteen of sixteen vector lanes idle and is slower than PyBaMM's.
+
+CUDA tensors are solved by the same kernels, compiled for one cell a thread, where numba-cuda is installed (the extra
+`cuda`). This has been compiled and simulated but **not yet run on a GPU**, so there are no numbers; with one,
+`python -m benchmarks.gpu` measures them from 1 to 1,000,000 cells and compares with the CPU.
 
 ## Steady states
 

@@ -1,8 +1,9 @@
 """Kernels that numba compiles: the same equations as in :mod:`pnp.finite_volume`, many cells at a time.
 
-The solvers choose them by themselves where they apply: float64 on the CPU, point ions, nothing reacts. Everything
-here is checked against the readable equations, which stay what defines the scheme. Without numba (the extra `fast`)
-the solvers do the same in torch, only slower; `solution.stats.solver` says which of the two it was.
+The solvers choose them by themselves where they apply: float64, point ions, nothing reacts. They are for the CPU, and
+of a few species also for CUDA tensors where numba-cuda (the extra `cuda`) is installed. Everything here is checked
+against the readable equations, which stay what defines the scheme. Without numba (the extra `fast`) the solvers do the
+same in torch, only slower; `solution.stats.solver` says which of the two it was.
 """
 
 import warnings

@@ -1,6 +1,7 @@
-"""From the scaled equations of a batch to kernels on all cores, and back."""
+"""From the scaled equations of a batch to kernels on all cores or on a GPU, and back."""
 
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from ..solvers.linear import FEW_SPECIES
 from ..solvers.newton import Newton, NewtonResult
 from ..solvers.step_size import StepControl
 from ..system import CHARGE, POTENTIAL, State, System
-from .inputs import Numbers
+from .inputs import Numbers, each_tensor
 from .lanes import rows_of
 from .many import few_ions, rest_many, rest_many_adjoint
 from .resting import rest, rest_adjoint
@@ -30,11 +31,18 @@ CELLS_PER_THREAD = 64
 def can_rest(system: System) -> bool:
     """Whether :func:`resting_state` solves this system."""
     return (
-        system.volumes.device.type == "cpu"
+        _has_kernels(system)
         and system.crowding is None
         and not system.has_kinetics
         and all(end.control in (POTENTIAL, CHARGE) for _, end in system.ends)
     )
+
+
+def _has_kernels(system: System) -> bool:
+    """Whether there are kernels for so many species where the tensors are."""
+    device = system.volumes.device.type
+    on_gpu = device == "cuda" and torch.version.cuda is not None and find_spec("numba_cuda") is not None
+    return device == "cpu" or (on_gpu and system.valences.shape[1] <= FEW_SPECIES)
 
 
 def can_march(system: System) -> bool:
@@ -46,22 +54,27 @@ def resting_state(system: System, start: Tensor | None, settings: Newton) -> New
     """The equilibrium of cells that come to rest, from a potential `(B, N)` or from a cold start."""
     batch, nodes = system.volumes.shape
     species = system.valences.shape[1]
-    potential = np.empty((batch, nodes)) if start is None else _array(start).copy()
-    concentrations, report = np.empty((batch, species, nodes)), np.zeros((batch, 3))
-    _side_by_side(
-        *_suited((rest, rest_many), nodes, species),
-        _by_difficulty(system),
-        *_with_few_ions(_numbers(system)),
-        *_structure(system),
-        start is not None,
-        settings.tolerance,
-        settings.max_iterations,
-        potential,
-        concentrations,
-        report,
-    )
-    converged, iterations, change = torch.from_numpy(report).unbind(-1)
-    state = State(torch.from_numpy(concentrations), torch.from_numpy(potential).unsqueeze(1))
+    new = system.volumes.new_empty
+    potential = new(batch, nodes) if start is None else start.detach().clone().contiguous()
+    results = potential, new(batch, species, nodes), new(batch, 3)
+    options = start is not None, settings.tolerance, settings.max_iterations
+    order, structure = _by_difficulty(system), _structure(system)
+    if _on_gpu(potential):
+        _launch(
+            "rest", ((rest_rows(nodes, species),),), order, _numbers(system), *structure, *options, *results
+        )
+    else:
+        _side_by_side(
+            *_suited((rest, rest_many), nodes, species),
+            order,
+            *_with_few_ions(_numbers(system)),
+            *structure,
+            *options,
+            *results,
+        )
+    potential, concentrations, report = results
+    converged, iterations, change = report.unbind(-1)
+    state = State(concentrations, potential.unsqueeze(1))
     return NewtonResult(state, converged > 0, iterations.long(), change)
 
 
@@ -74,33 +87,51 @@ def marched(
     iterations, accepted and rejected steps.
     """
     batch, species, nodes = start.concentrations.shape
-    baths = np.zeros(nodes, np.bool_)
+    closed, held = _structure(system)
+    baths = torch.zeros_like(held)
     for node, end in system.ends:
         baths[node] = end.bath is not None
     amounts = (start.concentrations * system.volumes[:, None, :]).sum(-1)
-    concentrations = np.empty((batch, outputs.shape[1], species, nodes))
-    potential, report = np.empty((batch, outputs.shape[1], nodes)), np.empty((batch, 5))
-    _side_by_side(
-        _in_rows(march, step_rows(nodes, species), MARCHING_TOGETHER),
-        CELLS_PER_THREAD,
-        _by_difficulty(system),
-        _arrays(_numbers(system)._replace(amounts=amounts)),
-        _array(system.diffusivities),
-        *_structure(system),
-        baths,
-        *map(_array, (start.potential, start.concentrations, outputs, first_steps)),
-        np.array([control.relative, control.absolute, control.safety, control.shrink, control.grow]),
-        control.max_steps,
-        potential,
-        concentrations,
-        report,
-    )
-    return torch.from_numpy(concentrations), torch.from_numpy(potential), torch.from_numpy(report)
+    order = _by_difficulty(system)
+    begin = start.potential, start.concentrations, outputs, first_steps
+    limits = control.relative, control.absolute, control.safety, control.shrink, control.grow
+    new, times = system.volumes.new_empty, outputs.shape[1]
+    results = new(batch, times, nodes), new(batch, times, species, nodes), new(batch, 5)
+    rows, structure = step_rows(nodes, species), (closed, held, baths)
+    numbers, speeds = _numbers(system)._replace(amounts=amounts), system.diffusivities
+    if _on_gpu(outputs):
+        _launch(
+            "march",
+            ((rows,),),
+            order,
+            numbers,
+            speeds,
+            structure,
+            begin,
+            tuple(map(float, limits)),
+            control.max_steps,
+            results,
+        )
+    else:
+        _side_by_side(
+            _in_rows(march, rows, MARCHING_TOGETHER),
+            CELLS_PER_THREAD,
+            order,
+            numbers,
+            speeds,
+            *structure,
+            *begin,
+            np.array(limits),
+            control.max_steps,
+            *results,
+        )
+    potential, concentrations, report = results
+    return concentrations, potential, report
 
 
 def resting_gradient(system: System, result: NewtonResult) -> State:
     """The state of `result` with implicit gradients where it converged."""
-    cells = _array(torch.nonzero(result.converged).squeeze(-1))
+    cells = torch.nonzero(result.converged).squeeze(-1)
     state = result.state
     potential, concentrations = _Resting.apply(
         state.potential, state.concentrations, _structure(system), cells, *_numbers(system)
@@ -126,36 +157,36 @@ class _Resting(torch.autograd.Function):
         numbers = Numbers(*saved)
         wanted = ctx.needs_input_grad[4:]
         found = Numbers(*map(_to_fill, numbers, wanted))
-        _side_by_side(
-            *_suited((rest_adjoint, rest_many_adjoint), potential.shape[-1], concentrations.shape[1]),
-            ctx.cells,
-            *_with_few_ions(numbers),
-            *ctx.structure,
-            *map(_array, (potential, concentrations, by_potential, by_concentrations)),
-            _arrays(found),
-        )
-        return (
-            None,
-            None,
-            None,
-            None,
-            *(one if need else None for one, need in zip(found, wanted, strict=True)),
-        )
+        nodes, species = potential.shape[-1], concentrations.shape[1]
+        states = potential, concentrations, by_potential, by_concentrations
+        if _on_gpu(potential):
+            shapes = (rest_rows(nodes, species),), (4, nodes)
+            _launch("rest_adjoint", shapes, ctx.cells, numbers, *ctx.structure, states, found)
+        else:
+            _side_by_side(
+                *_suited((rest_adjoint, rest_many_adjoint), nodes, species),
+                ctx.cells,
+                *_with_few_ions(numbers),
+                *ctx.structure,
+                *states,
+                found,
+            )
+        derivatives = (one if need else None for one, need in zip(found, wanted, strict=True))
+        return None, None, None, None, *derivatives
 
 
 def _to_fill(like: Tensor, wanted: bool) -> Tensor:
     """Room for derivatives, with no columns for those that nobody wants."""
-    return (
-        torch.zeros_like(like, memory_format=torch.contiguous_format)
-        if wanted
-        else like.new_empty(len(like), 0)
-    )
+    if not wanted:
+        return like.new_empty(len(like), 0)
+    return torch.zeros_like(like, memory_format=torch.contiguous_format)
 
 
-def _structure(system: System) -> tuple[bool, Any]:
+def _structure(system: System) -> tuple[bool, Tensor]:
     """Whether the cells are closed, and at which nodes the potential is held."""
-    held = np.zeros(system.volumes.shape[1], np.bool_)
-    held[held_nodes(system)] = True
+    held = torch.zeros(system.volumes.shape[1], dtype=torch.bool, device=system.volumes.device)
+    for node in held_nodes(system):
+        held[node] = True
     return all(end.bath is None for _, end in system.ends), held
 
 
@@ -184,13 +215,9 @@ def _ends(system: System) -> Tensor:
     return torch.stack([*columns, level], dim=-1)
 
 
-def _by_difficulty(system: System) -> Any:
+def _by_difficulty(system: System) -> Tensor:
     """An order in which neighbours take about as many iterations."""
-    return _array((system.left.level - system.right.level).abs().argsort(descending=True))
-
-
-def _arrays(numbers: Numbers) -> Numbers:
-    return Numbers(*map(_array, numbers))
+    return (system.left.level - system.right.level).detach().abs().argsort(descending=True)
 
 
 def _array(tensor: Tensor) -> Any:
@@ -211,13 +238,25 @@ def _in_rows(kernel: Any, rows: int, lanes: int) -> Any:
 
 def _with_few_ions(numbers: Numbers) -> list[Any]:
     """As arrays; of many species the few that stand for them go first."""
-    arrays = _arrays(numbers)
+    (arrays,) = each_tensor(_array, numbers)
     many = arrays.valences.shape[1] > FEW_SPECIES
     return [*few_ions(arrays.valences, arrays.amounts), arrays] if many else [arrays]
 
 
-def _side_by_side(kernel: Any, size: int, cells: Any, *arguments: Any) -> None:
-    """Run `kernel` on blocks of `size` cells, as many threads as torch may use."""
+def _on_gpu(tensor: Tensor) -> bool:
+    return tensor.is_cuda
+
+
+def _launch(*arguments: Any) -> None:
+    """See :func:`pnp.compiled.gpu.launch`."""
+    from . import gpu  # needs numba-cuda
+
+    gpu.launch(*arguments)
+
+
+def _side_by_side(kernel: Any, size: int, *tensors: Any) -> None:
+    """Run `kernel` on blocks of `size` cells, which come first, as many threads as torch may use."""
+    cells, *arguments = each_tensor(_array, *tensors)
     threads = max(1, min(torch.get_num_threads(), len(cells) // size))
     if threads == 1:
         kernel(cells, *arguments)

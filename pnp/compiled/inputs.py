@@ -1,6 +1,9 @@
 """What a kernel is told about a batch of cells."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from .lanes import kernel, lanes_in, put
 
@@ -15,6 +18,19 @@ class Numbers(NamedTuple):
     valences: Any  # (B, S)
     amounts: Any  # (B, S); in cells with a bath what it holds
     ends: Any  # (B, 7): potential, spring and charge of the left end, of the right end; potential of the bath
+
+
+def each_tensor(change: Callable[[Tensor], Any], *arguments: Any) -> tuple[Any, ...]:
+    """Arguments of a kernel with every tensor in them changed."""
+
+    def changed(one: Any) -> Any:
+        if isinstance(one, Tensor):
+            return change(one)
+        if isinstance(one, Numbers):
+            return Numbers(*map(changed, one))
+        return tuple(map(changed, one)) if isinstance(one, tuple) else one
+
+    return tuple(map(changed, arguments))
 
 
 @kernel

@@ -41,7 +41,7 @@ def _digest() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-_DIGEST = _digest()
+DIGEST = _digest()
 
 
 def kernel(function: Callable) -> Any:
@@ -52,7 +52,7 @@ def kernel(function: Callable) -> Any:
     """
     # Sums may be taken in any order, as vectors need it.
     dispatcher = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})(function)
-    dispatcher._cache._cache_file._source_stamp = _DIGEST
+    dispatcher._cache._cache_file._source_stamp = DIGEST
     return dispatcher
 
 

@@ -431,6 +431,7 @@ def rest_many_adjoint(
 ) -> None:
     """Derivatives of a number with respect to all inputs, see :func:`pnp.compiled.resting.rest_adjoint`."""
     count = numbers.volumes.shape[1]
+    charge, moved = np.empty(count), np.empty(count)
     for index in range(cells.size):
         cell = cells[index]
         nodes = _nodes(cell, numbers, held)
@@ -445,6 +446,5 @@ def rest_many_adjoint(
         for k in range(count):
             residual[k] *= nodes[FREE, k]
         _solve(nodes, few, (numbers.valences[cell], numbers.amounts[cell], c), closed, EXACT)
-        by_numbers(
-            cell, numbers, closed, held, nodes[STEP, :count], (potential[cell], c, by_phi, by_c), found
-        )
+        state = potential[cell], c, by_phi, by_c
+        by_numbers(cell, numbers, closed, held, nodes[STEP, :count], state, found, charge, moved)

@@ -12,6 +12,7 @@ Rows of the work array: :func:`row_count`. Functions here act on numbers of one 
 see :mod:`pnp.compiled.lanes`.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -299,11 +300,28 @@ def rest(
 
     If `warm`, iterations start at `potential`. `report` `(B, 3)`: whether a cell converged, iterations, last change.
     """
-    nodes, species = numbers.volumes.shape[1], numbers.valences.shape[1]
-    fields, count = SPECIES + species, lanes_in(work)
     on_walls = np.any(numbers.ends[:, 2] != 0.0) or np.any(numbers.ends[:, 5] != 0.0)
     charged = on_walls or np.any(numbers.fixed_charge != 0.0)
-    group = np.empty(count, np.int64)
+    group = np.empty(lanes_in(work), np.int64)
+    options = closed, held, warm, charged, tolerance, most
+    rest_in(work, group, cells, numbers, options, potential, concentrations, report)
+
+
+@kernel
+def rest_in(
+    work: Any,
+    group: Any,
+    cells: Any,
+    numbers: Numbers,
+    options: Any,
+    potential: Any,
+    concentrations: Any,
+    report: Any,
+) -> None:
+    """The same in arrays that are given, `group` with a number for each lane."""
+    closed, held, warm, charged, tolerance, most = options
+    nodes, species = numbers.volumes.shape[1], numbers.valences.shape[1]
+    fields, count = SPECIES + species, lanes_in(work)
     for first in range(0, cells.size, count):
         for lane in range(count):
             group[lane] = cells[min(first + lane, cells.size - 1)]
@@ -410,13 +428,32 @@ def rest_adjoint(
 
     With :math:`H\lambda = \bar\phi`, the total derivative by the potential, one solve serves all of them.
     """
-    nodes, species = numbers.volumes.shape[1], numbers.valences.shape[1]
-    fields = SPECIES + species
-    own = nodes * fields
-    count = lanes_in(work)
+    nodes, count = numbers.volumes.shape[1], lanes_in(work)
     group = np.empty(count, np.int64)
+    spare = np.empty((count, nodes)), np.empty((count, nodes)), np.empty(nodes), np.empty(nodes)
+    state = potential, concentrations, by_potential, by_concentrations
+    rest_adjoint_in(work, group, spare, cells, numbers, closed, held, state, found)
+
+
+@kernel
+def rest_adjoint_in(
+    work: Any,
+    group: Any,
+    spare: Any,
+    cells: Any,
+    numbers: Numbers,
+    closed: bool,
+    held: Any,
+    states: Any,
+    found: Numbers,
+) -> None:
+    """The same in arrays that are given: two `(lane, node)` and two `(node,)` to `spare`."""
+    potential, concentrations, by_potential, by_concentrations = states
+    nodes, species = numbers.volumes.shape[1], numbers.valences.shape[1]
+    fields, count = SPECIES + species, lanes_in(work)
+    own = nodes * fields
     # The same numbers cell by cell, because rows of lanes are far apart.
-    totals, multipliers = np.empty((count, nodes)), np.empty((count, nodes))
+    totals, multipliers, charge, moved = spare
     for first in range(0, cells.size, count):
         for lane in range(count):
             cell = cells[min(first + lane, cells.size - 1)]
@@ -443,7 +480,7 @@ def rest_adjoint(
             cell = group[lane]
             c, by_c = concentrations[cell], by_concentrations[cell]
             state = potential[cell], c, by_potential[cell], by_c
-            by_numbers(cell, numbers, closed, held, multipliers[lane], state, found)
+            by_numbers(cell, numbers, closed, held, multipliers[lane], state, found, charge, moved)
 
 
 @kernel
@@ -452,7 +489,8 @@ def total_by_potential(
 ) -> None:
     """Total derivative by the potential of one cell: its own and through Boltzmann's factors."""
     valences, volumes = numbers.valences[cell], numbers.volumes[cell]
-    total[:] = by_phi
+    for k in range(total.size):
+        total[k] = by_phi[k]
     for s in range(valences.size):
         share = scalar_product(c[s], by_c[s]) / numbers.amounts[cell, s] if closed else 0.0
         for k in range(total.size):
@@ -461,11 +499,20 @@ def total_by_potential(
 
 @kernel
 def by_numbers(
-    cell: int, numbers: Numbers, closed: bool, held: Any, multiplier: Any, state: Any, found: Numbers
+    cell: int,
+    numbers: Numbers,
+    closed: bool,
+    held: Any,
+    multiplier: Any,
+    state: Any,
+    found: Numbers,
+    charge: Any,
+    moved: Any,
 ) -> None:
     """Derivatives by the numbers of one cell, from its multipliers and its state with what is `by` that.
 
     Only those of `found` that have columns, see :class:`~pnp.compiled.inputs.Numbers`.
+    `charge` and `moved` `(N,)` are to write in.
     """
     phi, c, by_phi, by_c = state
     spacings, volumes, ends = numbers.spacings[cell], numbers.volumes[cell], numbers.ends[cell]
@@ -482,8 +529,9 @@ def by_numbers(
     ends_wanted, geometry, valences_wanted = of_ends.size > 0, of_volumes.size > 0, of_valences.size > 0
     fixed_wanted, medium = of_fixed_charge.size > 0, of_permittivity.size > 0
     material, fixed = int(permittivity.size > 1), int(fixed_charge.size > 1)
-    charge, moved = np.empty(nodes), np.empty(nodes)
-    total = np.array([by_phi[0], by_phi[nodes - 1]])
+    # Of the ends, first the total derivatives by their potentials.
+    if ends_wanted:
+        of_ends[0], of_ends[3] = by_phi[0], by_phi[nodes - 1]
     for k in range(nodes):
         charge[k] = multiplier[k] * volumes[k]
     if geometry:
@@ -507,15 +555,15 @@ def by_numbers(
             if not closed and amounts[s] == 0.0:
                 of_amounts[s] = 0.0
                 for k in range(nodes):
-                    of_amounts[s] += (by[k] + z * charge[k]) * np.exp(-z * (phi[k] - ends[6]))
+                    of_amounts[s] += (by[k] + z * charge[k]) * math.exp(-z * (phi[k] - ends[6]))
         if ends_wanted and not closed:
             of_ends[6] += z * share
         if geometry:
             for k in range(nodes):
                 of_volumes[k] += (multiplier[k] * z - each) * own[k]
-        for side in range(2):
+        for side in range(2 if ends_wanted else 0):
             k = side * (nodes - 1)
-            total[side] += z * own[k] * (each * volumes[k] - by[k] - z * charge[k])
+            of_ends[3 * side] += z * own[k] * (each * volumes[k] - by[k] - z * charge[k])
     for k in range(nodes - 1):
         strain = -(multiplier[k] - multiplier[k + 1]) * (phi[k] - phi[k + 1]) / spacings[k]
         if medium:
@@ -527,7 +575,7 @@ def by_numbers(
         if held[node]:
             edge = side * (nodes - 2)
             stiffness = permittivity[edge * material] / spacings[edge]
-            of_ends[3 * side] = total[side] + stiffness * multiplier[next_]
+            of_ends[3 * side] += stiffness * multiplier[next_]
         else:
             of_ends[3 * side] = multiplier[node] * ends[3 * side + 1]
             of_ends[3 * side + 1] = multiplier[node] * (ends[3 * side] - phi[node])

@@ -588,7 +588,6 @@ def march(
     `outputs` `(B, T)` are the times to stop at; `control` is relative and absolute tolerance, safety, shrink and
     grow. `report` `(B, 5)`: status, time, iterations, accepted and rejected steps.
     """
-    nodes, species = numbers.volumes.shape[1], numbers.valences.shape[1]
     count = lanes_in(work)
     group = np.empty(count, np.int64)
     steps = Steps(
@@ -599,6 +598,31 @@ def march(
         np.empty(count, np.bool_),
         np.empty(count, np.int64),
     )
+    structure, start = (closed, held, baths), (start_potential, start_concentrations, outputs, first_steps)
+    results = potential, concentrations, report
+    march_in(work, group, steps, cells, numbers, diffusivities, structure, start, control, most, results)
+
+
+@kernel
+def march_in(
+    work: Any,
+    group: Any,
+    steps: Steps,
+    cells: Any,
+    numbers: Numbers,
+    diffusivities: Any,
+    structure: Any,
+    start: Any,
+    control: Any,
+    most: int,
+    results: Any,
+) -> None:
+    """The same in arrays that are given, `group` and `steps` with a number for each lane."""
+    closed, held, baths = structure
+    start_potential, start_concentrations, outputs, first_steps = start
+    potential, concentrations, report = results
+    nodes, species = numbers.volumes.shape[1], numbers.valences.shape[1]
+    count = lanes_in(work)
     for first in range(0, cells.size, count):
         present = min(count, cells.size - first)
         for lane in range(count):
@@ -615,7 +639,7 @@ def march(
                 steps.reached[lane] = 1
                 steps.running[lane] = outputs.shape[1] > 1
         _first_rates(work, nodes, species, baths)
-        while np.any(steps.running):
+        while _any(steps.running):
             _choose(work, nodes, species, group, outputs, steps)
             _try(work, nodes, species, closed, held, baths, control)
             for lane in range(present):
@@ -626,6 +650,15 @@ def march(
                         index = steps.reached[lane] - 1
                         _record(work, lane, potential[cell, index], concentrations[cell, index])
                     _stop(lane, outputs.shape[1], most, steps, report[cell])
+
+
+@inlined
+def _any(flags: Any) -> bool:
+    """Whether one is set."""
+    for flag in flags:  # noqa: SIM110 (numba)
+        if flag:
+            return True
+    return False
 
 
 @kernel
