@@ -18,11 +18,15 @@ from .lanes import rows_of
 from .many import few_ions, rest_many, rest_many_adjoint
 from .resting import rest, rest_adjoint
 from .resting import row_count as rest_rows
-from .stepping import march
+from .stepping import CELL, march, tape_width
 from .stepping import row_count as step_rows
+from .stepping_adjoint import march_adjoint
+from .stepping_adjoint import row_count as adjoint_rows
 
 RESTING_TOGETHER, MARCHING_TOGETHER = 8, 4
 """Lanes of cells that come to rest, and of transients, whose equations of one node shall stay in registers."""
+EXPECTED_STEPS = 256
+"""Room on a tape before it has to grow."""
 CELLS_PER_THREAD = 64
 """With fewer there is nothing to gain from another thread, but for many species."""
 
@@ -71,22 +75,39 @@ def marched(
     """States at the scaled times `outputs` `(B, T)` of cells whose ends impose what they impose for good.
 
     Returns concentrations `(B, T, S, N)`, potentials `(B, T, N)` and a report `(B, 5)`: 0 for success, time reached,
-    iterations, accepted and rejected steps.
+    iterations, accepted and rejected steps. Where gradients are wanted, the steps of cells that succeeded are kept.
     """
+    wanted = torch.is_grad_enabled() and (system.requires_grad() or start.requires_grad())
     batch, species, nodes = start.concentrations.shape
     baths = np.zeros(nodes, np.bool_)
     for node, end in system.ends:
         baths[node] = end.bath is not None
+    closed, held = _structure(system)
+    numbers = _numbers(system)
     amounts = (start.concentrations * system.volumes[:, None, :]).sum(-1)
     concentrations = np.empty((batch, outputs.shape[1], species, nodes))
     potential, report = np.empty((batch, outputs.shape[1], nodes)), np.empty((batch, 5))
+    tapes: list[Tensor] = []
+
+    def solve(cells: Any, *arguments: Any) -> None:
+        work, width = np.zeros(step_rows(nodes, species), rows_of(MARCHING_TOGETHER)), tape_width(nodes, species)
+        if not wanted:
+            march(work, cells, np.empty((0, 0)), *arguments)
+            return
+        for first in range(0, len(cells), MARCHING_TOGETHER):
+            group = cells[first : first + MARCHING_TOGETHER]
+            tape = march(work, group, np.empty((EXPECTED_STEPS, width)), *arguments)
+            tapes.append(torch.from_numpy(tape[report[tape[:, CELL].astype(int), 0] == 0]))
+
     _side_by_side(
-        _in_rows(march, step_rows(nodes, species), MARCHING_TOGETHER),
+        solve,
         CELLS_PER_THREAD,
         _by_difficulty(system),
-        _arrays(_numbers(system)._replace(amounts=amounts)),
+        _arrays(numbers._replace(amounts=amounts)),
         _array(system.diffusivities),
-        *_structure(system),
+        None if species == 2 else True,
+        closed,
+        held,
         baths,
         *map(_array, (start.potential, start.concentrations, outputs, first_steps)),
         np.array([control.relative, control.absolute, control.safety, control.shrink, control.grow]),
@@ -95,7 +116,66 @@ def marched(
         concentrations,
         report,
     )
-    return torch.from_numpy(concentrations), torch.from_numpy(potential), torch.from_numpy(report)
+    found = torch.from_numpy(concentrations), torch.from_numpy(potential)
+    if wanted:
+        ends = held, baths
+        at_once = outputs[:, 0] == 0
+        found = _Marched.apply(
+            *found, tapes, ends, at_once, *numbers, system.diffusivities, start.concentrations, start.potential
+        )
+    return *found, torch.from_numpy(report)
+
+
+class _Marched(torch.autograd.Function):
+    """Transients as functions of the numbers of their cells and of the states that they start from."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        concentrations: Tensor,
+        potential: Tensor,
+        tapes: list[Tensor],
+        ends: Any,
+        at_once: Tensor,
+        *given: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.ends, ctx.count = ends, len(tapes)
+        ctx.save_for_backward(at_once, *tapes, *given)
+        return concentrations.view_as(concentrations), potential.view_as(potential)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_concentrations: Tensor, by_potential: Tensor) -> tuple[Any, ...]:
+        at_once, *saved = ctx.saved_tensors
+        tapes, given = [_array(tape) for tape in saved[: ctx.count]], saved[ctx.count :]
+        found = [torch.zeros_like(one, memory_format=torch.contiguous_format) for one in given]
+        *numbers, diffusivities, start, _ = map(_array, given)
+        *of_numbers, of_diffusivities, of_start, _ = map(_array, found)
+        nodes, species = start.shape[-1], start.shape[1]
+
+        def solve(groups: Any, *arguments: Any) -> None:
+            work = np.zeros(adjoint_rows(nodes, species), rows_of(MARCHING_TOGETHER))
+            for index in groups:
+                cells = np.unique(tapes[index][:, CELL]).astype(int)
+                march_adjoint(work, cells, tapes[index], *arguments)
+
+        _side_by_side(
+            solve,
+            CELLS_PER_THREAD // MARCHING_TOGETHER,
+            np.arange(ctx.count),
+            Numbers(*numbers),
+            diffusivities,
+            *ctx.ends,
+            start,
+            *map(_array, (by_potential, by_concentrations)),
+            Numbers(*of_numbers),
+            of_diffusivities,
+            of_start,
+        )
+        # What is asked for at time zero is the start itself.
+        found[-2] += by_concentrations[:, 0] * at_once[:, None, None]
+        found[-1] += by_potential[:, 0] * at_once[:, None]
+        return None, None, None, None, None, *found
 
 
 def resting_gradient(system: System, result: NewtonResult) -> State:
