@@ -20,7 +20,7 @@ from .resting import rest, rest_adjoint
 from .resting import row_count as rest_rows
 from .stepping import CELL, march, tape_width
 from .stepping import row_count as step_rows
-from .stepping_adjoint import march_adjoint
+from .stepping_adjoint import Coefficients, march_adjoint
 from .stepping_adjoint import row_count as adjoint_rows
 
 RESTING_TOGETHER, MARCHING_TOGETHER = 8, 4
@@ -83,7 +83,6 @@ def marched(
     for node, end in system.ends:
         baths[node] = end.bath is not None
     closed, held = _structure(system)
-    numbers = _numbers(system)
     amounts = (start.concentrations * system.volumes[:, None, :]).sum(-1)
     concentrations = np.empty((batch, outputs.shape[1], species, nodes))
     potential, report = np.empty((batch, outputs.shape[1], nodes)), np.empty((batch, 5))
@@ -103,7 +102,7 @@ def marched(
         solve,
         CELLS_PER_THREAD,
         _by_difficulty(system),
-        _arrays(numbers._replace(amounts=amounts)),
+        _arrays(_numbers(system)._replace(amounts=amounts)),
         _array(system.diffusivities),
         None if species == 2 else True,
         closed,
@@ -118,16 +117,13 @@ def marched(
     )
     found = torch.from_numpy(concentrations), torch.from_numpy(potential)
     if wanted:
-        ends = held, baths
-        at_once = outputs[:, 0] == 0
-        found = _Marched.apply(
-            *found, tapes, ends, at_once, *numbers, system.diffusivities, start.concentrations, start.potential
-        )
+        given = _coefficients(system, start.concentrations)
+        found = _Marched.apply(*found, tapes, (held, baths), outputs[:, 0] == 0, *given, start.potential)
     return *found, torch.from_numpy(report)
 
 
 class _Marched(torch.autograd.Function):
-    """Transients as functions of the numbers of their cells and of the states that they start from."""
+    """Transients as functions of their coefficients and of the potential at the start."""
 
     @staticmethod
     def forward(
@@ -135,11 +131,11 @@ class _Marched(torch.autograd.Function):
         concentrations: Tensor,
         potential: Tensor,
         tapes: list[Tensor],
-        ends: Any,
+        fixed: Any,
         at_once: Tensor,
         *given: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        ctx.ends, ctx.count = ends, len(tapes)
+        ctx.fixed, ctx.count = fixed, len(tapes)
         ctx.save_for_backward(at_once, *tapes, *given)
         return concentrations.view_as(concentrations), potential.view_as(potential)
 
@@ -147,11 +143,9 @@ class _Marched(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, by_concentrations: Tensor, by_potential: Tensor) -> tuple[Any, ...]:
         at_once, *saved = ctx.saved_tensors
-        tapes, given = [_array(tape) for tape in saved[: ctx.count]], saved[ctx.count :]
+        tapes, given = [_array(tape) for tape in saved[: ctx.count]], saved[ctx.count : -1]
         found = [torch.zeros_like(one, memory_format=torch.contiguous_format) for one in given]
-        *numbers, diffusivities, start, _ = map(_array, given)
-        *of_numbers, of_diffusivities, of_start, _ = map(_array, found)
-        nodes, species = start.shape[-1], start.shape[1]
+        species, nodes = by_concentrations.shape[2:]
 
         def solve(groups: Any, *arguments: Any) -> None:
             work = np.zeros(adjoint_rows(nodes, species), rows_of(MARCHING_TOGETHER))
@@ -163,19 +157,14 @@ class _Marched(torch.autograd.Function):
             solve,
             CELLS_PER_THREAD // MARCHING_TOGETHER,
             np.arange(ctx.count),
-            Numbers(*numbers),
-            diffusivities,
-            *ctx.ends,
-            start,
+            Coefficients(*map(_array, given)),
+            *ctx.fixed,
             *map(_array, (by_potential, by_concentrations)),
-            Numbers(*of_numbers),
-            of_diffusivities,
-            of_start,
+            Coefficients(*map(_array, found)),
         )
         # What is asked for at time zero is the start itself.
-        found[-2] += by_concentrations[:, 0] * at_once[:, None, None]
-        found[-1] += by_potential[:, 0] * at_once[:, None]
-        return None, None, None, None, None, *found
+        found[-1] += by_concentrations[:, 0] * at_once[:, None, None]
+        return None, None, None, None, None, *found, by_potential[:, 0] * at_once[:, None]
 
 
 def resting_gradient(system: System, result: NewtonResult) -> State:
@@ -247,6 +236,20 @@ def _ends(system: System) -> Tensor:
         columns += [zero, zero, end.level] if end.control == CHARGE else [end.level, stern, zero]
         level = end.level if end.bath is not None else level
     return torch.stack([*columns, level], dim=-1)
+
+
+def _coefficients(system: System, start: Tensor) -> Coefficients:
+    """What transients from the concentrations `start` are made of, differentiably."""
+    level, spring, charge = _ends(system)[:, :6].unflatten(1, (2, 3)).unbind(-1)
+    return Coefficients(
+        system.permittivity / system.spacings,
+        system.diffusivities / system.spacings[:, None, :],
+        system.volumes,
+        system.volumes * system.fixed_charge,
+        system.valences,
+        torch.stack([spring, spring * level + charge, level], dim=-1),
+        start,
+    )
 
 
 def _by_difficulty(system: System) -> Any:

@@ -6,13 +6,12 @@ derivatives by everything else are :math:`-\lambda^\top\,\partial F/\partial p`.
 first stage needs the fluxes of the state at which the step before ended, so it waits until that one has its turn.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..solvers.time_step import GAMMA, SPAN
 from .bernoulli import bernoulli
-from .inputs import Numbers
 from .lanes import get, inlined, kernel, lanes_in, load, put, splat, store
 from .stepping import CELL, DURATION, EULER, OUTPUT, STATES, solve_block
 
@@ -63,61 +62,69 @@ def row_count(nodes: int, species: int) -> int:
     return nodes * _rows_of_node(species) + VALENCE + 2 * species + (species + 1) * (2 * species + 3)
 
 
+class Coefficients(NamedTuple):
+    """What the transients of B cells are made of; derivatives with respect to it have the same form."""
+
+    stiffness: Any  # (B, E), permittivity over spacing
+    mobilities: Any  # (B, S, E), diffusivity over spacing
+    volumes: Any  # (B, N)
+    fixed: Any  # (B, N), fixed charge in the volumes
+    valences: Any  # (B, S)
+    ends: Any  # (B, 2, 3), spring, charge at no potential, and potential where it is held
+    start: Any  # (B, S, N), concentrations
+
+
 @kernel
 def march_adjoint(
     work: Any,
     cells: Any,
     tape: Any,
-    numbers: Numbers,
-    diffusivities: Any,
+    given: Coefficients,
     held: Any,
     baths: Any,
-    start: Any,
     by_potential: Any,
     by_concentrations: Any,
-    found: Numbers,
-    of_diffusivities: Any,
-    of_start: Any,
+    found: Coefficients,
 ) -> None:
-    """Derivatives of a number with respect to all inputs of a transient, from those `by` its results `(B, T, ...)`.
+    """Derivatives of a number with respect to all that is `given`, from those `by` results `(B, T, ...)`.
 
-    `cells` are at most as many as there are lanes, and the `tape` has their steps. The `start` and what is found for
-    it are concentrations `(B, S, N)`: the first step is by backward Euler, which does not look at the potential.
+    `cells` are at most as many as there are lanes, and the `tape` has their steps. The potential at the start does not
+    matter, because the first step is by backward Euler.
     """
-    nodes, species = numbers.volumes.shape[1], numbers.valences.shape[1]
-    fields, count = _rows_of_node(species), lanes_in(work)
+    species, nodes = given.start.shape[1:]
+    count = lanes_in(work)
     group, steps = np.empty(count, np.int64), np.empty(count, np.int64)
     for lane in range(count):
         group[lane] = cells[min(lane, cells.size - 1)]
         steps[lane] = _step_before(tape, tape.shape[0], group[lane]) if lane < cells.size else -1
-    _pack(work, group, numbers, diffusivities)
+    _pack(work, group, given)
     while np.any(steps >= 0):
         for lane in range(count):
             if steps[lane] >= 0:
                 step, cell = tape[steps[lane]], group[lane]
-                before = _step_before(tape, steps[lane], cell)
                 _put_states(work, nodes, species, lane, step)
+                before = _step_before(tape, steps[lane], cell)
                 if before >= 0:
                     _put_start(work, nodes, species, lane, tape[before, STATES:])
                 else:
-                    _put_start(work, nodes, species, lane, start[cell].ravel())
+                    _put_start(work, nodes, species, lane, given.start[cell].ravel())
                 if step[OUTPUT] >= 0:
                     output = int(step[OUTPUT])
                     _add_output(work, lane, by_potential[cell, output], by_concentrations[cell, output])
-                _put_stage(work, nodes, species, lane, step, 1)
-        _stage(work, nodes, species, held, baths)
-        for lane in range(count):
-            if steps[lane] >= 0:
-                _put_stage(work, nodes, species, lane, tape[steps[lane]], 0)
-        _stage(work, nodes, species, held, baths)
+        for stage in range(2, 0, -1):
+            for lane in range(count):
+                if steps[lane] >= 0:
+                    _put_stage(work, nodes, species, lane, tape[steps[lane]], stage)
+            _eliminate(work, nodes, species, held, baths)
+            _gather(work, nodes, species, held, baths)
         _go_on(work, nodes, species)
         for lane in range(count):
             if steps[lane] >= 0:
                 steps[lane] = _step_before(tape, steps[lane], group[lane])
                 if steps[lane] < 0:
-                    _take_start(work, lane, of_start[group[lane]])
+                    _take_start(work, lane, found.start[group[lane]])
     for lane in range(cells.size):
-        _unpack(work, lane, group[lane], numbers, diffusivities, found, of_diffusivities)
+        _unpack(work, lane, group[lane], found)
 
 
 @kernel
@@ -127,22 +134,6 @@ def _step_before(tape: Any, step: int, cell: int) -> int:
     while step >= 0 and tape[step, CELL] != cell:
         step -= 1
     return step
-
-
-@kernel
-def _stage(work: Any, nodes: int, species: int, held: Any, baths: Any) -> None:
-    """From derivatives by the state after a stage to those by the states before it and by all numbers."""
-    _eliminate(work, nodes, species, held, baths)
-    size = species + 1
-    fields, y = _rows_of_node(species), SPECIES + PER_SPECIES * species + size
-    for i in range(1, nodes):
-        base = (nodes - 1 - i) * fields
-        for s in range(size):
-            value = load(work, base + y + s)
-            for t in range(size):
-                value = value - load(work, base + y + size + s * size + t) * load(work, base + fields + y + t)
-            store(work, base + y + s, value)
-    _gather(work, nodes, species, held, baths)
 
 
 @inlined
@@ -245,12 +236,24 @@ def _eliminate(work: Any, nodes: int, species: int, held: Any, baths: Any) -> No
 
 @kernel
 def _gather(work: Any, nodes: int, species: int, held: Any, baths: Any) -> None:
-    """Derivatives by all numbers and by the states before, from multipliers; then the state in the middle is next."""
+    """Substitute back, and from the multipliers the derivatives by all numbers and by the states before.
+
+    The state in the middle of the step is the next one.
+    """
     fields, size = _rows_of_node(species), species + 1
     own = nodes * fields
     valence = own + VALENCE
     by_state = SPECIES + PER_SPECIES * species
     y = by_state + size
+    x = y + size
+    for i in range(1, nodes):
+        base = (nodes - 1 - i) * fields
+        for s in range(size):
+            multiplier = load(work, base + y + s)
+            for t in range(size):
+                passed = load(work, base + x + s * size + t)
+                multiplier = multiplier - passed * load(work, base + fields + y + t)
+            store(work, base + y + s, multiplier)
     none = splat(work, 0.0)
     tau, next_explicit = load(work, own + STAGE), load(work, own + NEXT)
     by_middle, by_start = load(work, own + BY_MIDDLE), load(work, own + BY_START)
@@ -316,18 +319,18 @@ def _go_on(work: Any, nodes: int, species: int) -> None:
 
 
 @kernel
-def _put_stage(work: Any, nodes: int, species: int, lane: int, step: Any, second: int) -> None:
-    """Lengths and weights of one of the stages, as in :class:`pnp.solvers.time_step.Step`."""
+def _put_stage(work: Any, nodes: int, species: int, lane: int, step: Any, stage: int) -> None:
+    """Lengths and weights of a stage, as in :class:`pnp.solvers.time_step.Step`."""
     own = nodes * _rows_of_node(species)
-    length, euler = step[DURATION], step[EULER] > 0.0
-    explicit = 0.0 if euler else length * GAMMA / 2
+    length, euler, second = step[DURATION], step[EULER] > 0.0, stage == 2
     weight = 1.0 if euler else 1 / SPAN
-    first = length * (GAMMA if euler else GAMMA / 2)
-    last = length * ((1 - GAMMA) if euler else GAMMA / 2)
-    put(work, own + STAGE, lane, last if second else first)
+    share = GAMMA / 2
+    if euler:
+        share = 1 - GAMMA if second else GAMMA
+    put(work, own + STAGE, lane, length * share)
     put(work, own + BY_MIDDLE, lane, weight if second else 0.0)
     put(work, own + BY_START, lane, 1.0 - weight if second else 1.0)
-    put(work, own + NEXT, lane, 0.0 if second else explicit)
+    put(work, own + NEXT, lane, 0.0 if second or euler else length * share)
 
 
 @kernel
@@ -381,70 +384,46 @@ def _take_start(work: Any, lane: int, of_start: Any) -> None:
 
 
 @kernel
-def _pack(work: Any, group: Any, numbers: Numbers, diffusivities: Any) -> None:
-    """Put the numbers of a group of cells side by side, and nothing else."""
-    nodes, species = numbers.volumes.shape[1], numbers.valences.shape[1]
+def _pack(work: Any, group: Any, given: Coefficients) -> None:
+    """Put the numbers of a group of cells side by side, and zeros everywhere else."""
+    species, nodes = given.start.shape[1:]
     fields = _rows_of_node(species)
     own = nodes * fields
-    material = int(numbers.permittivity.shape[1] > 1)
-    each, place = int(diffusivities.shape[1] > 1), int(diffusivities.shape[2] > 1)
     for row in range(own + VALENCE + 2 * species):
         store(work, row, splat(work, 0.0))
     for lane in range(lanes_in(work)):
         cell = group[lane]
         for k in range(nodes):
             base = k * fields
-            put(work, base + VOLUME, lane, numbers.volumes[cell, k])
+            put(work, base + VOLUME, lane, given.volumes[cell, k])
             if k < nodes - 1:
-                inverse = 1.0 / numbers.spacings[cell, k]
-                put(work, base + STIFFNESS, lane, numbers.permittivity[cell, k * material] * inverse)
+                put(work, base + STIFFNESS, lane, given.stiffness[cell, k])
                 for s in range(species):
-                    mobility = diffusivities[cell, s * each, k * place] * inverse
-                    put(work, base + SPECIES + PER_SPECIES * s + MOBILITY, lane, mobility)
+                    at = base + SPECIES + PER_SPECIES * s
+                    put(work, at + MOBILITY, lane, given.mobilities[cell, s, k])
         for side in range(2):
-            put(work, own + ENDS + 4 * side, lane, numbers.ends[cell, 3 * side + 1])
+            put(work, own + ENDS + 4 * side, lane, given.ends[cell, side, 0])
         for s in range(species):
-            put(work, own + VALENCE + s, lane, numbers.valences[cell, s])
+            put(work, own + VALENCE + s, lane, given.valences[cell, s])
 
 
 @kernel
-def _unpack(
-    work: Any,
-    lane: int,
-    cell: int,
-    numbers: Numbers,
-    diffusivities: Any,
-    found: Numbers,
-    of_diffusivities: Any,
-) -> None:
-    """Derivatives by the numbers of one cell from those by what was made of them."""
-    nodes, species = numbers.volumes.shape[1], numbers.valences.shape[1]
+def _unpack(work: Any, lane: int, cell: int, found: Coefficients) -> None:
+    """Read off the derivatives by the numbers of one cell."""
+    species, nodes = found.start.shape[1:]
     fields = _rows_of_node(species)
     own = nodes * fields
-    material, fixed = int(numbers.permittivity.shape[1] > 1), int(numbers.fixed_charge.shape[1] > 1)
-    each, place = int(diffusivities.shape[1] > 1), int(diffusivities.shape[2] > 1)
     for k in range(nodes):
         base = k * fields
-        of_fixed = get(work, base + OF_FIXED, lane)
-        of_volume = get(work, base + OF_VOLUME, lane)
-        found.volumes[cell, k] = of_volume + of_fixed * numbers.fixed_charge[cell, k * fixed]
-        found.fixed_charge[cell, k * fixed] += of_fixed * numbers.volumes[cell, k]
+        found.volumes[cell, k] = get(work, base + OF_VOLUME, lane)
+        found.fixed[cell, k] = get(work, base + OF_FIXED, lane)
         if k < nodes - 1:
-            inverse = 1.0 / numbers.spacings[cell, k]
-            of_stiffness = get(work, base + OF_STIFFNESS, lane)
-            found.permittivity[cell, k * material] += of_stiffness * inverse
-            of_inverse = of_stiffness * numbers.permittivity[cell, k * material]
+            found.stiffness[cell, k] = get(work, base + OF_STIFFNESS, lane)
             for s in range(species):
-                of_mobility = get(work, base + SPECIES + PER_SPECIES * s + OF_MOBILITY, lane)
-                of_diffusivities[cell, s * each, k * place] += of_mobility * inverse
-                of_inverse += of_mobility * diffusivities[cell, s * each, k * place]
-            found.spacings[cell, k] = -of_inverse * inverse * inverse
+                at = base + SPECIES + PER_SPECIES * s
+                found.mobilities[cell, s, k] = get(work, at + OF_MOBILITY, lane)
     for side in range(2):
-        end, ends = own + ENDS + 4 * side, found.ends[cell]
-        level, spring = numbers.ends[cell, 3 * side], numbers.ends[cell, 3 * side + 1]
-        of_charge = get(work, end + 2, lane)
-        ends[3 * side] = get(work, end + 3, lane) + spring * of_charge
-        ends[3 * side + 1] = get(work, end + 1, lane) + level * of_charge
-        ends[3 * side + 2] = of_charge
+        for what in range(3):
+            found.ends[cell, side, what] = get(work, own + ENDS + 4 * side + 1 + what, lane)
     for s in range(species):
         found.valences[cell, s] = get(work, own + VALENCE + species + s, lane)
