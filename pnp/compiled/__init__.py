@@ -2,7 +2,8 @@
 
 The solvers choose them by themselves where they apply: float64 on the CPU, point ions, nothing reacts. Everything
 here is checked against the readable equations, which stay what defines the scheme. Without numba (the extra `fast`)
-the solvers do the same in torch, only slower; `solution.stats.solver` says which of the two it was.
+the solvers do the same in torch, only slower; `solution.stats.solver` says which of the two it was. Equilibria and
+transients have first derivatives through adjoint kernels.
 """
 
 import warnings

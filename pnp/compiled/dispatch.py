@@ -89,7 +89,10 @@ def marched(
     tapes: list[Tensor] = []
 
     def solve(cells: Any, *arguments: Any) -> None:
-        work, width = np.zeros(step_rows(nodes, species), rows_of(MARCHING_TOGETHER)), tape_width(nodes, species)
+        work, width = (
+            np.zeros(step_rows(nodes, species), rows_of(MARCHING_TOGETHER)),
+            tape_width(nodes, species),
+        )
         if not wanted:
             march(work, cells, np.empty((0, 0)), *arguments)
             return
