@@ -120,7 +120,7 @@ def _singly(
 def gradients(quick: bool) -> list[dict[str, Any]]:
     """Value, and value with gradient."""
     rows = []
-    for count in (1, 16):
+    for count in (1, 16) if quick else (1, 16, 64, 256):
         part = *sample(count), 1e-4, NODES
         calls = {"value": partial(ours, *part), "gradient": partial(ours, *part, gradients=True)}
         costs = alternating(calls, 1 if quick else 3)

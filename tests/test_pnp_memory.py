@@ -4,6 +4,7 @@ import gc
 import itertools
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import patch
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import pnp
-from pnp import Newton, StepControl
+from pnp import Newton, StepControl, compiled
 from pnp.solvers.implicit_gradient import attach_gradient
 from pnp.solvers.time_step import Step, StepResult
 from pnp.system import State
@@ -143,9 +144,11 @@ STEPPED = {
 }
 
 
+@pytest.mark.parametrize("path", [nullcontext, compiled.torch_only])
 @pytest.mark.parametrize("name", STEPPED)
-def test_a_step_keeps_a_few_states(name):
-    assert 1 < states_a_step(STEPPED[name]) < FEW_STATES
+def test_a_step_keeps_a_few_states(name, path):
+    with path():
+        assert 1 < states_a_step(STEPPED[name]) < FEW_STATES
 
 
 def test_what_a_step_keeps_is_proportional_to_the_nodes():
@@ -169,7 +172,7 @@ def test_rejected_steps_keep_nothing():
             assert int(solution.stats.rejected) >= steps[-1] / 2
             return pnp.surface_charge(solution).left.sum()
 
-        with norms, first:
+        with norms, first, compiled.torch_only():  # kernels have step control of their own
             kept.append(kept_by(charge))
     assert steps[1] >= steps[0] + 3
     assert (kept[1] - kept[0]) / (steps[1] - steps[0]) < FEW_STATES * 3 * 101 * 8
@@ -243,5 +246,5 @@ def test_the_bound_sees_jacobians():
         middle = attach_gradient(step.first_stage(), taken.middle)
         return attach_gradient(step.second_stage(middle), taken.end)
 
-    with patch("pnp.solvers.integration.trace_step", traced):
+    with patch("pnp.solvers.integration.trace_step", traced), compiled.torch_only():
         assert states_a_step(lambda: canonical(101)) > 5 * FEW_STATES

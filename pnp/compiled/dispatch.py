@@ -19,11 +19,15 @@ from .lanes import rows_of
 from .many import few_ions, rest_many, rest_many_adjoint
 from .resting import rest, rest_adjoint
 from .resting import row_count as rest_rows
-from .stepping import march
+from .stepping import CELL, march, tape_width
 from .stepping import row_count as step_rows
+from .stepping_adjoint import Coefficients, march_adjoint
+from .stepping_adjoint import row_count as adjoint_rows
 
 RESTING_TOGETHER, MARCHING_TOGETHER = 8, 4
 """Lanes of cells that come to rest, and of transients, whose equations of one node shall stay in registers."""
+EXPECTED_STEPS = 256
+"""Room on a tape before it has to grow."""
 CELLS_PER_THREAD = 64
 """With fewer there is nothing to gain from another thread, but for many species."""
 
@@ -45,9 +49,15 @@ def _has_kernels(system: System) -> bool:
     return device == "cpu" or (on_gpu and system.valences.shape[1] <= FEW_SPECIES)
 
 
-def can_march(system: System) -> bool:
-    """Whether :func:`marched` solves this system."""
-    return can_rest(system) and system.valences.shape[1] <= FEW_SPECIES
+def can_march(system: System, start: State) -> bool:
+    """Whether :func:`marched` solves this system from there; on a GPU only where nobody wants gradients."""
+    few = system.valences.shape[1] <= FEW_SPECIES
+    recorded = _on_gpu(system.volumes) and _gradients_wanted(system, start)
+    return few and not recorded and can_rest(system)
+
+
+def _gradients_wanted(system: System, start: State) -> bool:
+    return torch.is_grad_enabled() and (system.requires_grad() or start.requires_grad())
 
 
 def resting_state(system: System, start: Tensor | None, settings: Newton) -> NewtonResult:
@@ -84,8 +94,9 @@ def marched(
     """States at the scaled times `outputs` `(B, T)` of cells whose ends impose what they impose for good.
 
     Returns concentrations `(B, T, S, N)`, potentials `(B, T, N)` and a report `(B, 5)`: 0 for success, time reached,
-    iterations, accepted and rejected steps.
+    iterations, accepted and rejected steps. Where gradients are wanted, the steps of cells that succeeded are kept.
     """
+    wanted = _gradients_wanted(system, start)
     batch, species, nodes = start.concentrations.shape
     closed, held = _structure(system)
     baths = torch.zeros_like(held)
@@ -99,9 +110,13 @@ def marched(
     results = new(batch, times, nodes), new(batch, times, species, nodes), new(batch, 5)
     rows, structure = step_rows(nodes, species), (closed, held, baths)
     numbers, speeds = _numbers(system)._replace(amounts=amounts), system.diffusivities
+    general = None if species == 2 else True
+    potential, concentrations, report = results
     if _on_gpu(outputs):
+        name = "march_salt" if general is None else "march"
+        most = control.max_steps
         _launch(
-            "march",
+            name,
             ((rows,),),
             order,
             numbers,
@@ -109,24 +124,77 @@ def marched(
             structure,
             begin,
             tuple(map(float, limits)),
-            control.max_steps,
+            most,
             results,
         )
-    else:
-        _side_by_side(
-            _in_rows(march, rows, MARCHING_TOGETHER),
-            CELLS_PER_THREAD,
-            order,
-            numbers,
-            speeds,
-            *structure,
-            *begin,
-            np.array(limits),
-            control.max_steps,
-            *results,
+        return concentrations, potential, report
+    tapes: list[Tensor] = []
+
+    def solve(cells: Any, *arguments: Any) -> None:
+        work = np.zeros(rows, rows_of(MARCHING_TOGETHER))
+        if not wanted:
+            march(work, cells, np.empty((0, 0)), *arguments)
+            return
+        width = tape_width(nodes, species)
+        for first in range(0, len(cells), MARCHING_TOGETHER):
+            group = cells[first : first + MARCHING_TOGETHER]
+            tape = torch.from_numpy(march(work, group, np.empty((EXPECTED_STEPS, width)), *arguments))
+            tapes.append(tape[report[tape[:, CELL].long(), 0] == 0])
+
+    settings = *structure, *begin, np.array(limits), control.max_steps
+    _side_by_side(solve, CELLS_PER_THREAD, order, numbers, speeds, general, *settings, *results)
+    if wanted:
+        given = _coefficients(system, start.concentrations)
+        concentrations, potential = _Marched.apply(
+            concentrations, potential, tapes, (held, baths), outputs[:, 0] == 0, *given, start.potential
         )
-    potential, concentrations, report = results
     return concentrations, potential, report
+
+
+class _Marched(torch.autograd.Function):
+    """Transients as functions of their coefficients and of the potential at the start."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        concentrations: Tensor,
+        potential: Tensor,
+        tapes: list[Tensor],
+        fixed: Any,
+        at_once: Tensor,
+        *given: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.fixed, ctx.count = fixed, len(tapes)
+        ctx.save_for_backward(at_once, *tapes, *given)
+        return concentrations.view_as(concentrations), potential.view_as(potential)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_concentrations: Tensor, by_potential: Tensor) -> tuple[Any, ...]:
+        at_once, *saved = ctx.saved_tensors
+        tapes, given = [_array(tape) for tape in saved[: ctx.count]], saved[ctx.count : -1]
+        found = [torch.zeros_like(one, memory_format=torch.contiguous_format) for one in given]
+        species, nodes = by_concentrations.shape[2:]
+
+        def solve(groups: Any, *arguments: Any) -> None:
+            work = np.zeros(adjoint_rows(nodes, species), rows_of(MARCHING_TOGETHER))
+            for index in groups:
+                cells = np.unique(tapes[index][:, CELL]).astype(int)
+                march_adjoint(work, cells, tapes[index], *arguments)
+
+        _side_by_side(
+            solve,
+            CELLS_PER_THREAD // MARCHING_TOGETHER,
+            np.arange(ctx.count),
+            Coefficients(*given),
+            *ctx.fixed,
+            by_potential,
+            by_concentrations,
+            Coefficients(*found),
+        )
+        # What is asked for at time zero is the start itself.
+        found[-1] += by_concentrations[:, 0] * at_once[:, None, None]
+        return None, None, None, None, None, *found, by_potential[:, 0] * at_once[:, None]
 
 
 def resting_gradient(system: System, result: NewtonResult) -> State:
@@ -213,6 +281,20 @@ def _ends(system: System) -> Tensor:
         columns += [zero, zero, end.level] if end.control == CHARGE else [end.level, stern, zero]
         level = end.level if end.bath is not None else level
     return torch.stack([*columns, level], dim=-1)
+
+
+def _coefficients(system: System, start: Tensor) -> Coefficients:
+    """What transients from the concentrations `start` are made of, differentiably."""
+    level, spring, charge = _ends(system)[:, :6].unflatten(1, (2, 3)).unbind(-1)
+    return Coefficients(
+        system.permittivity / system.spacings,
+        system.diffusivities / system.spacings[:, None, :],
+        system.volumes,
+        system.volumes * system.fixed_charge,
+        system.valences,
+        torch.stack([spring, spring * level + charge, level], dim=-1),
+        start,
+    )
 
 
 def _by_difficulty(system: System) -> Tensor:

@@ -194,32 +194,52 @@ def rest_adjoint(
         _rest_adjoint_in(column, group, parts, own, numbers, closed, held, states, found)
 
 
-@_kernel
-def march(
-    work: Any,
-    cells: Any,
-    numbers: Any,
-    diffusivities: Any,
-    structure: Any,
-    start: Any,
-    control: Any,
-    most: Any,
-    results: Any,
-) -> None:
-    """See :func:`pnp.compiled.stepping.march_in`."""
-    thread = cuda.grid(1)
-    column, group = work[:, thread], cuda.local.array(1, np.int64)
-    steps = Steps(
-        cuda.local.array(1, np.float64),
-        cuda.local.array(1, np.float64),
-        cuda.local.array(1, np.float64),
-        cuda.local.array(1, np.bool_),
-        cuda.local.array(1, np.bool_),
-        cuda.local.array(1, np.int64),
-    )
-    for place in range(thread, cells.size, work.shape[1]):
-        own = cells[place : place + 1]
-        _march_in(column, group, steps, own, numbers, diffusivities, structure, start, control, most, results)
+def _marching(general: Any) -> Any:
+    """See :func:`pnp.compiled.stepping.march` about `general`; steps are not recorded."""
+
+    def march(
+        work: Any,
+        cells: Any,
+        numbers: Any,
+        diffusivities: Any,
+        structure: Any,
+        start: Any,
+        control: Any,
+        most: Any,
+        results: Any,
+    ) -> None:
+        thread = cuda.grid(1)
+        column, group = work[:, thread], cuda.local.array(1, np.int64)
+        steps = Steps(
+            cuda.local.array(1, np.float64),
+            cuda.local.array(1, np.float64),
+            cuda.local.array(1, np.float64),
+            cuda.local.array(1, np.bool_),
+            cuda.local.array(1, np.bool_),
+            cuda.local.array(1, np.int64),
+        )
+        for place in range(thread, cells.size, work.shape[1]):
+            own = cells[place : place + 1]
+            _march_in(
+                column,
+                group,
+                steps,
+                None,
+                own,
+                numbers,
+                diffusivities,
+                general,
+                structure,
+                start,
+                control,
+                most,
+                results,
+            )
+
+    return _kernel(march)
+
+
+march, march_salt = _marching(True), _marching(None)
 
 
 def launch(name: str, shapes: tuple[tuple[int, ...], ...], cells: Tensor, *arguments: Any) -> None:

@@ -26,8 +26,8 @@ def each_tensor(change: Callable[[Tensor], Any], *arguments: Any) -> tuple[Any, 
     def changed(one: Any) -> Any:
         if isinstance(one, Tensor):
             return change(one)
-        if isinstance(one, Numbers):
-            return Numbers(*map(changed, one))
+        if hasattr(one, "_fields"):  # a named tuple
+            return type(one)(*map(changed, one))
         return tuple(map(changed, one)) if isinstance(one, tuple) else one
 
     return tuple(map(changed, arguments))

@@ -42,7 +42,8 @@ STIFFNESS, VOLUME, FIXED, POTENTIAL, BEFORE, MIDDLE, TREND, CURVE, CONCENTRATION
 """Rows of a node: permittivity over the spacing to its right, control volume, fixed charge in it, potential, the
 same at the start and in the middle of the step, its rate of change and half of that rate's at the end of the last
 step; from there on, for every species: concentration, at the start of the step, known part of the stage, rate at the
-start and in the middle, mobility over the spacing to the right; then S + 1 rows of y and a square matrix X."""
+start and in the middle, mobility over the spacing to the right, concentration in the middle; then S + 1 rows of y and
+a square matrix X."""
 (
     LEFT_SPRING,
     LEFT_CHARGE,
@@ -64,14 +65,25 @@ start and in the middle, mobility over the spacing to the right; then S + 1 rows
 length of the step, explicit length of its first stage, weight of the middle in the second, whether there is a step to
 take and by which method; norm of its error, iterations and whether they converged; length of the last step, or zero
 where that was not taken; then valences, amounts, largest concentrations, and the equations of one node."""
-SETTLED, MOST_ITERATIONS = 1e-2, 15
-"""How much of the tolerance of a step the largest relative change that is left may be; most iterations of a stage."""
-ROUNDING = 1e-13
-"""Smaller changes are not asked for."""
+SETTLED, SHARE, ROUNDING = 1e-7, 1e-2, 1e-13
+"""The largest relative change that may be left after a stage: as little as gradients at given steps need, no more than
+this share of the tolerance of a step, but not below rounding."""
+MOST_ITERATIONS = 15
+"""Of a stage."""
 LOST = 1e-10
 """Relative error of an amount at which a step is refused."""
 STUCK, SPENT = 1, 2
 """Why a cell was left: its steps became too small, or too many."""
+
+
+CELL, OUTPUT, DURATION, EULER, STATES = range(5)
+"""Columns of a recorded step: its cell, the output that it ends at or -1, its length, whether it is by backward Euler;
+then concentrations `(S, N)` and potential `(N,)` at its end and in its middle."""
+
+
+def tape_width(nodes: int, species: int) -> int:
+    """Columns of a tape."""
+    return STATES + 2 * (species + 1) * nodes
 
 
 class Steps(NamedTuple):
@@ -87,7 +99,7 @@ class Steps(NamedTuple):
 
 @inlined
 def _rows_of_node(species: int) -> int:
-    return CONCENTRATIONS + 6 * species + (species + 1) * (species + 2)
+    return CONCENTRATIONS + 7 * species + (species + 1) * (species + 2)
 
 
 @kernel
@@ -124,15 +136,30 @@ def _edge(work: Any, base: int, species: int, fields: int, valence: int, slot: i
 
 
 @kernel
-def _sweep_down(work: Any, nodes: int, species: int, held: Any, baths: Any, given: bool) -> None:
-    """Eliminate from the left; the right-hand side is the residual, or what is `given` in the rows of y."""
+def _sweep_down(
+    work: Any, nodes: int, species: int, general: Any, held: Any, baths: Any, given: bool
+) -> None:
+    """Eliminate from the left; the right-hand side is the residual, or what is `given` in the rows of y.
+
+    `general` is None for two species, because numba then leaves out the branch of the others. Were `given` a literal,
+    it would compile everything twice.
+    """
+    if general is None:
+        _sweep_down_salt(work, nodes, held, baths, given)
+    else:
+        _sweep_down_many(work, nodes, species, held, baths, given)
+
+
+@kernel
+def _sweep_down_many(work: Any, nodes: int, species: int, held: Any, baths: Any, given: bool) -> None:
+    """For any number of species."""
     fields, size = _rows_of_node(species), species + 1
     own = nodes * fields
     valence = own + VALENCE
     block = valence + 3 * species
     width = 2 * size + 1
     edges = block + size * width
-    known, y = CONCENTRATIONS + 2 * species, CONCENTRATIONS + 6 * species
+    known, y = CONCENTRATIONS + 2 * species, CONCENTRATIONS + 7 * species
     x = y + size
     tau = load(work, own + STAGE)
     for k in range(nodes):
@@ -213,7 +240,7 @@ def _sweep_down(work: Any, nodes: int, species: int, held: Any, baths: Any, give
                 rhs = rhs + load(work, base - fields + STIFFNESS) * load(work, base - fields + y + species)
             store(work, bottom + species, load(work, bottom + species) + diagonal)
             store(work, bottom + 2 * size, rhs)
-        _solve_block(work, block, size)
+        solve_block(work, block, size)
         for s in range(size):
             row = block + s * width + size
             for t in range(size):
@@ -228,7 +255,7 @@ def _sweep_down_salt(work: Any, nodes: int, held: Any, baths: Any, given: bool) 
     own = nodes * fields
     tau, z0, z1 = load(work, own + STAGE), load(work, own + VALENCE), load(work, own + VALENCE + 1)
     mirrored = not any_lane(opposite(z1 == -z0))
-    y, x, mobility = CONCENTRATIONS + 12, CONCENTRATIONS + 15, CONCENTRATIONS + 10
+    y, x, mobility = CONCENTRATIONS + 14, CONCENTRATIONS + 17, CONCENTRATIONS + 10
     none, one = splat(work, 0.0), splat(work, 1.0)
     # Of the edge to the left: fluxes, their derivatives times the step, permittivity over spacing.
     flux0, flux1, out0, out1, in0, in1 = none, none, none, none, none, none
@@ -325,7 +352,7 @@ def _sweep_down_salt(work: Any, nodes: int, held: Any, baths: Any, given: bool) 
 
 
 @inlined
-def _solve_block(work: Any, block: int, size: int) -> None:
+def solve_block(work: Any, block: int, size: int) -> None:
     """Replace the right-hand sides of the equations of one node by their solutions."""
     width = 2 * size + 1
     for p in range(size):
@@ -346,7 +373,7 @@ def _sweep_up(work: Any, nodes: int, species: int, active: Any) -> Any:
     """Substitute back and take a limited step in `active` cells; the largest change, and whether a limit mattered."""
     fields, size = _rows_of_node(species), species + 1
     peak = nodes * fields + VALENCE + 2 * species
-    y = CONCENTRATIONS + 6 * species
+    y = CONCENTRATIONS + 7 * species
     x = y + size
     moved, limited = splat(work, 0.0), splat(work, 1.0) < 0.0
     for i in range(nodes):
@@ -374,7 +401,16 @@ def _sweep_up(work: Any, nodes: int, species: int, active: Any) -> Any:
 
 
 @kernel
-def _stage(work: Any, nodes: int, species: int, held: Any, baths: Any, active: Any, tolerance: float) -> Any:
+def _stage(
+    work: Any,
+    nodes: int,
+    species: int,
+    general: Any,
+    held: Any,
+    baths: Any,
+    active: Any,
+    tolerance: float,
+) -> Any:
     """Newton's method for one stage; which cells converged, and the iterations of each."""
     fields = _rows_of_node(species)
     peak = nodes * fields + VALENCE + 2 * species
@@ -387,10 +423,7 @@ def _stage(work: Any, nodes: int, species: int, held: Any, baths: Any, active: A
     for _ in range(MOST_ITERATIONS):
         if not any_lane(active):
             break
-        if species == 2:
-            _sweep_down_salt(work, nodes, held, baths, False)
-        else:
-            _sweep_down(work, nodes, species, held, baths, False)
+        _sweep_down(work, nodes, species, general, held, baths, np.bool_(False))
         moved, limited = _sweep_up(work, nodes, species, active)
         iterations = where(active, iterations + 1.0, iterations)
         # What the next iteration would change is less by at least the factor that this one changed less.
@@ -431,7 +464,7 @@ def _begin_first(work: Any, nodes: int, species: int, held: Any) -> None:
     own = nodes * fields
     explicit, last = load(work, own + EXPLICIT), load(work, own + LAST)
     ahead = 2.0 * explicit
-    bend = where(last > 0.0, ahead * ahead * 0.5 / ((1 - GAMMA) * last), 0.0)
+    bend = where(last > 0.0, ahead * ahead * 0.5 / ((1 - GAMMA) * where(last > 0.0, last, 1.0)), 0.0)
     for k in range(nodes):
         base = k * fields
         if not held[k]:
@@ -457,6 +490,7 @@ def _begin_second(work: Any, nodes: int, species: int, held: Any, baths: Any) ->
         for s in range(species):
             at = base + CONCENTRATIONS + s
             middle, start = load(work, at), load(work, at + species)
+            store(work, at + 6 * species, middle)
             rate = inverse * (middle - load(work, at + 2 * species))
             store(work, at + 4 * species, splat(work, 0.0) if baths[k] else rate)
             store(work, at + 2 * species, weight * middle + (1.0 - weight) * start)
@@ -464,11 +498,12 @@ def _begin_second(work: Any, nodes: int, species: int, held: Any, baths: Any) ->
                 slope, trend = (middle - start) / GAMMA, length * load(work, at + 3 * species)
                 guess = start + trend + (slope - trend) / GAMMA
                 store(work, at, largest(guess, KEEP_AT_LEAST * middle))
+        middle = load(work, base + POTENTIAL)
+        store(work, base + MIDDLE, middle)
         if not held[k]:
-            middle, start = load(work, base + POTENTIAL), load(work, base + BEFORE)
+            start = load(work, base + BEFORE)
             slope = (middle - start) / GAMMA
             trend = where(last > 0.0, length * load(work, base + TREND), slope)
-            store(work, base + MIDDLE, middle)
             store(work, base + POTENTIAL, start + trend + (slope - trend) / GAMMA)
 
 
@@ -478,7 +513,7 @@ def _end(work: Any, nodes: int, species: int, baths: Any, euler: Any) -> None:
     fields = _rows_of_node(species)
     own = nodes * fields
     inverse, length = 1.0 / load(work, own + STAGE), load(work, own + LENGTH)
-    y = CONCENTRATIONS + 6 * species
+    y = CONCENTRATIONS + 7 * species
     for k in range(nodes):
         base = k * fields
         volume = load(work, base + VOLUME)
@@ -518,7 +553,7 @@ def _restore_amounts(work: Any, nodes: int, species: int) -> Any:
 def _error_norm(work: Any, nodes: int, species: int, relative: float, absolute_: float) -> Any:
     """Substitute the filtered error back; its weighted root mean square."""
     fields, size = _rows_of_node(species), species + 1
-    y = CONCENTRATIONS + 6 * species
+    y = CONCENTRATIONS + 7 * species
     x = y + size
     total = splat(work, 0.0)
     for i in range(nodes):
@@ -568,8 +603,10 @@ def _accept(work: Any, nodes: int, species: int, accepted: Any) -> None:
 def march(
     work: Any,
     cells: Any,
+    tape: Any,
     numbers: Numbers,
     diffusivities: Any,
+    general: Any,
     closed: bool,
     held: Any,
     baths: Any,
@@ -582,11 +619,13 @@ def march(
     potential: Any,
     concentrations: Any,
     report: Any,
-) -> None:
+) -> Any:
     """Transients of the `cells` `(C,)` of a batch, with results `(B, ...)`.
 
-    `outputs` `(B, T)` are the times to stop at; `control` is relative and absolute tolerance, safety, shrink and
-    grow. `report` `(B, 5)`: status, time, iterations, accepted and rejected steps.
+    `general` is None for two species, else true. `outputs` `(B, T)` are the times to stop at; `control` is relative
+    and absolute tolerance, safety, shrink and grow. `report` `(B, 5)`: status, time, iterations, accepted and
+    rejected steps. Every accepted step is recorded on the `tape` `(1, W)`, :data:`STATES` says how, unless it has no
+    columns. Returns the tape with a row for every step.
     """
     count = lanes_in(work)
     group = np.empty(count, np.int64)
@@ -600,7 +639,21 @@ def march(
     )
     structure, start = (closed, held, baths), (start_potential, start_concentrations, outputs, first_steps)
     results = potential, concentrations, report
-    march_in(work, group, steps, cells, numbers, diffusivities, structure, start, control, most, results)
+    return march_in(
+        work,
+        group,
+        steps,
+        tape,
+        cells,
+        numbers,
+        diffusivities,
+        general,
+        structure,
+        start,
+        control,
+        most,
+        results,
+    )
 
 
 @kernel
@@ -608,21 +661,24 @@ def march_in(
     work: Any,
     group: Any,
     steps: Steps,
+    tape: Any,
     cells: Any,
     numbers: Numbers,
     diffusivities: Any,
+    general: Any,
     structure: Any,
     start: Any,
     control: Any,
     most: int,
     results: Any,
-) -> None:
-    """The same in arrays that are given, `group` and `steps` with a number for each lane."""
+) -> Any:
+    """The same in arrays that are given, `group` and `steps` with a number for each lane; the tape may be None."""
     closed, held, baths = structure
     start_potential, start_concentrations, outputs, first_steps = start
     potential, concentrations, report = results
     nodes, species = numbers.volumes.shape[1], numbers.valences.shape[1]
     count = lanes_in(work)
+    recorded, longer = 0, tape
     for first in range(0, cells.size, count):
         present = min(count, cells.size - first)
         for lane in range(count):
@@ -641,15 +697,27 @@ def march_in(
         _first_rates(work, nodes, species, baths)
         while _any(steps.running):
             _choose(work, nodes, species, group, outputs, steps)
-            _try(work, nodes, species, closed, held, baths, control)
+            _try(work, nodes, species, general, closed, held, baths, control)
             for lane in range(present):
                 if steps.running[lane]:
                     cell = group[lane]
+                    accepted, length, euler = report[cell, 3], steps.taken[lane], steps.euler[lane]
                     arrived = _judge(work, nodes, species, lane, outputs[cell], control, steps, report[cell])
+                    index = steps.reached[lane] - 1 if arrived else -1
                     if arrived:
-                        index = steps.reached[lane] - 1
                         _record(work, lane, potential[cell, index], concentrations[cell, index])
+                    if tape is not None:  # noqa: SIM102 (numba leaves this out where it is None)
+                        if longer.shape[1] > 0 and report[cell, 3] > accepted:
+                            if recorded == longer.shape[0]:
+                                longer = _longer(longer)
+                            step = longer[recorded]
+                            step[CELL], step[OUTPUT], step[DURATION], step[EULER] = cell, index, length, euler
+                            _record_step(work, nodes, species, lane, step)
+                            recorded += 1
                     _stop(lane, outputs.shape[1], most, steps, report[cell])
+    if tape is None:
+        return None
+    return longer[:recorded]
 
 
 @inlined
@@ -684,24 +752,23 @@ def _choose(work: Any, nodes: int, species: int, group: Any, outputs: Any, steps
 
 
 @kernel
-def _try(work: Any, nodes: int, species: int, closed: bool, held: Any, baths: Any, control: Any) -> None:
+def _try(
+    work: Any, nodes: int, species: int, general: Any, closed: bool, held: Any, baths: Any, control: Any
+) -> None:
     """Take a step with every cell that is active, and go on from its end where its error is small enough."""
     own = nodes * _rows_of_node(species)
     active, euler = load(work, own + ACTIVE) > 0.0, load(work, own + BY_EULER) > 0.0
-    tolerance = max(SETTLED * control[0], ROUNDING)
+    tolerance = max(min(SETTLED, SHARE * control[0]), ROUNDING)
     _begin_first(work, nodes, species, held)
-    converged, iterations = _stage(work, nodes, species, held, baths, active, tolerance)
+    converged, iterations = _stage(work, nodes, species, general, held, baths, active, tolerance)
     _begin_second(work, nodes, species, held, baths)
     shorter = load(work, own + LENGTH) * (1 - GAMMA)
     store(work, own + STAGE, where(euler, shorter, load(work, own + STAGE)))
-    converged, more = _stage(work, nodes, species, held, baths, converged, tolerance)
+    converged, more = _stage(work, nodes, species, general, held, baths, converged, tolerance)
     _end(work, nodes, species, baths, euler)
     if closed:
         converged = converged & (_restore_amounts(work, nodes, species) < LOST)
-    if species == 2:
-        _sweep_down_salt(work, nodes, held, baths, True)
-    else:
-        _sweep_down(work, nodes, species, held, baths, True)
+    _sweep_down(work, nodes, species, general, held, baths, np.bool_(True))
     norm = _error_norm(work, nodes, species, control[0], control[1])
     _accept(work, nodes, species, converged & (norm <= 1.0))
     store(work, own + NORM, norm)
@@ -771,6 +838,31 @@ def _record(work: Any, lane: int, potential: Any, concentrations: Any) -> None:
         potential[k] = get(work, k * fields + POTENTIAL, lane)
         for s in range(species):
             concentrations[s, k] = get(work, k * fields + CONCENTRATIONS + s, lane)
+
+
+@kernel
+def _record_step(work: Any, nodes: int, species: int, lane: int, step: Any) -> None:
+    """Copy the end and the middle of a step of one cell."""
+    fields = _rows_of_node(species)
+    for k in range(nodes):
+        base = k * fields
+        end, middle = STATES + k, STATES + (species + 1) * nodes + k
+        for s in range(species):
+            at = base + CONCENTRATIONS + s
+            step[end + s * nodes] = get(work, at, lane)
+            step[middle + s * nodes] = get(work, at + 6 * species, lane)
+        step[end + species * nodes] = get(work, base + POTENTIAL, lane)
+        step[middle + species * nodes] = get(work, base + MIDDLE, lane)
+
+
+@kernel
+def _longer(tape: Any) -> Any:
+    """Room for twice as many steps."""
+    longer = np.empty((2 * tape.shape[0], tape.shape[1]))
+    for step in range(tape.shape[0]):
+        for column in range(tape.shape[1]):
+            longer[step, column] = tape[step, column]
+    return longer
 
 
 @kernel

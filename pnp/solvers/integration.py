@@ -97,15 +97,14 @@ def compiled_run(
     control: StepControl,
     progress: Callable[[float], None] | None,
 ) -> Run | None:
-    """The run by compiled kernels, what they do not solve in torch; None where there are none, or for gradients."""
-    wanted = torch.is_grad_enabled() and (system.requires_grad() or start.requires_grad())
-    if wanted or schedule.varies:
+    """The run by compiled kernels, what they do not solve in torch; None where there are none."""
+    if schedule.varies:
         return None
 
     def compiled() -> tuple[Tensor, Tensor, Tensor] | None:
         from ..compiled import dispatch  # needs numba, which takes its time to import
 
-        if not dispatch.can_march(system):
+        if not dispatch.can_march(system, start):
             return None
         return dispatch.marched(system, start, outputs, _first_step(system), control)
 
@@ -136,7 +135,8 @@ def compiled_run(
         )
         for part in fields(Run):
             if part.name != "solver":
-                getattr(run, part.name)[failed] = getattr(again, part.name)
+                whole = getattr(run, part.name).index_copy(0, failed, getattr(again, part.name))
+                setattr(run, part.name, whole)
     if progress is not None:
         progress(1.0)
     return run

@@ -37,9 +37,10 @@ def solve_transient(
     steps exactly onto the requested times, so that what is returned has the guarantees of the scheme
     (positive concentrations, amounts, Gauss's law) without interpolation; at a jump of a waveform that is the
     state just after it. Differentiable through every step, with the step sizes held constant; only the
-    states of the steps are kept for that, and their matrices are factorised anew backwards. Without gradients,
-    cells of up to six species of point ions between constant potentials or charges are solved by compiled kernels
-    (:mod:`pnp.compiled`) where numba is installed; `solution.stats.solver` says which it was.
+    states of the steps are kept for that, and their matrices are factorised anew backwards. Cells of up to six
+    species of point ions between constant potentials or charges are solved by compiled kernels
+    (:mod:`pnp.compiled`) where numba is installed, with and without gradients; `solution.stats.solver` says which it
+    was. First derivatives only: a second one through the compiled path raises.
 
     Arguments:
         cell: What to solve.

@@ -1,0 +1,267 @@
+"""Gradients of compiled transients: those of torch on the same steps, of differences, of one cell and of many."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch import Tensor
+
+import pnp
+from pnp import StepControl, compiled
+from pnp.scaling import scale
+from pnp.solvers.integration import _first_step
+from pnp.solvers.start import poisson_potential, with_baths
+from pnp.solvers.time_step import Step, StepResult, trace_step
+from pnp.system import State, System
+
+pytest.importorskip("numba")
+
+from pnp.compiled import dispatch, stepping
+
+from .problems import Canonical
+from .sweep import random_cells
+from .test_pnp_compiled import ENDS
+from .test_pnp_gradients import GIVEN_TIMES, KINDS, Parametrised, gradient_error, measured
+
+pytestmark = pytest.mark.filterwarnings("ignore::pnp.UnderResolvedWarning")
+
+MARCHING = [
+    name
+    for name, kind in KINDS.items()
+    if {kind.left, kind.right} <= {"electrode", "stern", "bath", "wall"} and set(kind.media) <= {"layers"}
+]
+TIMES = [0.0, 0.001, 0.01, 0.1]
+
+
+def weights(like: Tensor) -> Tensor:
+    return torch.cos(1.7 * torch.arange(like.numel(), dtype=torch.float64)).reshape(like.shape)
+
+
+@pytest.mark.parametrize("kind", MARCHING)
+def test_gradients_are_those_of_torch(kind):
+    """Where both take the same steps, to a tolerance at which what Newton's method leaves of a step is less."""
+    found, steps, control = [], [], StepControl(relative=3e-6, absolute=3e-8)
+    for path in (compiled.torch_only, nullcontext):
+        vector = Parametrised(kind).start.requires_grad_()
+        with path():
+            solution = pnp.solve_transient(*Parametrised(kind)(vector), times=TIMES, step_control=control)
+        numbers = measured(solution)
+        found.append(torch.autograd.grad((numbers * weights(numbers)).sum(), vector)[0])
+        steps.append(int(solution.stats.steps))
+    assert solution.stats.solver == "compiled"
+    assert steps[0] == steps[1]
+    assert float((found[1] - found[0]).abs().max()) < 1e-9 * float(found[0].abs().max())
+
+
+# ---- the same steps, taken again in torch
+
+
+class Described:
+    """A batch of random cells as leaves of a graph: what their equations are made of, and where they start."""
+
+    def __init__(self, ends: str, medium: str, count: int) -> None:
+        cell = random_cells(ends, medium, count)
+        system, _ = scale(cell, pnp.Grid.refined(cell, 21))
+        self.system: System = system.map(self._leaf)
+        generator = torch.Generator().manual_seed(2)
+        noise = torch.rand(*system.valences.shape, 21, dtype=torch.float64, generator=generator)
+        self.concentrations = self._leaf(system.filling[:, :, None] * (1 + 0.2 * noise))
+        # The gradient with respect to the potential at the start is that of what is asked for at time zero.
+        potential = poisson_potential(system, with_baths(system, self.concentrations))
+        self.potential = self._leaf(potential)
+        last = 1e-2 if ends == "electrodes and ground" else 1e-3
+        self.outputs = torch.tensor([0.0, 1e-5, last], dtype=torch.float64).expand(count, -1)
+        self.control = StepControl(relative=1e-3, absolute=1e-5)
+
+    @staticmethod
+    def _leaf(tensor: Tensor) -> Tensor:
+        return tensor.detach().clone().requires_grad_(bool(tensor.numel()))
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        tensors = [*self.system.tensors(), self.concentrations, self.potential]
+        return [one for one in tensors if one.requires_grad]
+
+    @property
+    def start(self) -> State:
+        c = with_baths(self.system, self.concentrations)
+        return State(c, self.potential.unsqueeze(1))
+
+    def marched(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Concentrations, potentials, report and what was recorded."""
+        with patch.object(dispatch._Marched, "apply", side_effect=dispatch._Marched.apply) as applied:
+            found = dispatch.marched(
+                self.system, self.start, self.outputs, _first_step(self.system).detach(), self.control
+            )
+        return *found, torch.cat(applied.call_args.args[2])
+
+    def traced(self, tape: Tensor) -> tuple[Tensor, Tensor]:
+        """Concentrations and potentials of all outputs, by the readable steps through the states on the tape."""
+        system, start = self.system, self.start
+        amounts = system.combined((start.concentrations * system.volumes[:, None]).sum(-1, keepdim=True))
+        species, nodes = start.concentrations.shape[1:]
+        concentrations, potentials = [], []
+        for index in range(len(start.concentrations)):
+            only = torch.tensor([index])
+            one, state = system.select(only), start.select(only)
+            outputs = [state]
+            for row in tape[tape[:, stepping.CELL] == index]:
+                end, middle = (
+                    State(part[None, :species], part[None, species:])
+                    for part in row[stepping.STATES :].reshape(2, species + 1, nodes)
+                )
+                step = Step(
+                    one,
+                    state,
+                    one.levels.unsqueeze(1).expand(-1, 3, -1),
+                    row[[stepping.DURATION]],
+                    row[[stepping.EULER]] > 0,
+                    amounts[only][..., 0],
+                )
+                nothing = torch.zeros(1)
+                state = trace_step(step, StepResult(middle, end, nothing, nothing, nothing))
+                if row[stepping.OUTPUT] >= 0:
+                    outputs.append(state)
+            concentrations.append(torch.stack([state.concentrations for state in outputs], dim=1))
+            potentials.append(torch.stack([state.potential for state in outputs], dim=1))
+        return torch.cat(concentrations), torch.cat(potentials)
+
+
+@pytest.mark.parametrize("ends", [*ENDS, "two baths"])
+def test_gradients_are_those_of_the_readable_steps(ends):
+    """Through the very same states of hard cells, with respect to everything."""
+    described = Described(ends, "layers", 3)
+    concentrations, potential, report, tape = described.marched()
+    assert int(report[:, 0].max()) == 0
+    if ends == "electrodes and ground":
+        # Where TR-BDF2 would leave no ions, and not only at the start, steps are by backward Euler.
+        assert int(tape[:, stepping.EULER].sum()) > 3
+    gradients = []
+    for c, phi in ((concentrations, potential), described.traced(tape)):
+        assert torch.equal(c, concentrations)
+        value = (c * weights(c)).sum() + (phi * weights(phi)).sum()
+        leaves = described.leaves
+        gradients.append(torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True))
+    largest = max(float(wanted.abs().max()) for wanted in gradients[1])
+    for found, wanted in zip(*gradients, strict=True):
+        # Some cancel: the sensitivity of the whole counts too.
+        scale = float(wanted.abs().max()) + 1e-6 * largest
+        assert float((found - wanted).abs().max()) < 1e-8 * scale
+
+
+@contextmanager
+def one_step_per_time() -> Iterator[dict[str, Any]]:
+    """Settings with which there is one step from each time to the next, whatever the parameters."""
+    with patch("pnp.solvers.integration.FIRST_STEP", 1e30):
+        yield {
+            "times": GIVEN_TIMES,
+            "step_control": StepControl(relative=0.999, absolute=0.999, safety=0.999),
+        }
+
+
+@pytest.mark.parametrize("kind", MARCHING)
+def test_gradients_are_exact_for_given_steps(kind):
+    """Against differences of the compiled values, which are right to what Newton's method leaves."""
+
+    def solve(cell: pnp.Cell, grid: pnp.Grid) -> pnp.Solution:
+        solution = pnp.solve_transient(cell, grid, **settings)
+        assert solution.stats.solver == "compiled"
+        assert int(solution.stats.steps.max()) == len(GIVEN_TIMES)
+        return solution
+
+    with one_step_per_time() as settings:
+        error, where = gradient_error(solve, kind, step=3e-5)
+    assert error < 1e-6, where
+
+
+def test_gradcheck():
+    """With every node an output, and the start an input."""
+    cell = Canonical(0.5, 0.4).cell()
+    grid = pnp.Grid.uniform(cell, 7)
+    start = 1 + 0.3 * torch.rand(2, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    voltage = torch.tensor(0.5, dtype=torch.float64)
+
+    def outputs(start: Tensor, voltage: Tensor) -> tuple[Tensor, Tensor]:
+        cell = Canonical(0.5, 0.4).cell(left=pnp.Electrode(potential=voltage))
+        solution = pnp.solve_transient(cell, grid, initial=start, **settings)
+        assert solution.stats.solver == "compiled"
+        return solution.potential, solution.concentrations
+
+    with one_step_per_time() as settings:
+        inputs = start.requires_grad_(), voltage.requires_grad_()
+        assert torch.autograd.gradcheck(outputs, inputs, eps=1e-5, atol=1e-6)
+
+
+# ---- batches
+
+
+def solved(only: list[int] | None, times: list[float], **changes: Any) -> tuple[pnp.Solution, Tensor]:
+    """Some of a batch of cells, and what is added to the potentials of their left ends."""
+    count = 2 * dispatch.CELLS_PER_THREAD + 5
+    cell = random_cells("two electrodes", "point ions", count, only=only)
+    shift = torch.zeros(len(only or range(count)), dtype=torch.float64, requires_grad=True)
+    left = replace(cell.left, potential=cell.left.potential + shift)
+    cell = replace(cell, left=left)
+    return pnp.solve_transient(cell, pnp.Grid.refined(cell, 21), times=times, **changes), shift
+
+
+def test_gradients_of_a_batch_are_those_of_its_cells():
+    """To the last bit, whatever the threads; and so are the states with and without gradients."""
+    found = []
+    for threads in (1, 3):
+        try:
+            torch.set_num_threads(threads)
+            batch, shift = solved(None, [1e-4, 1e-3])
+            (gradient,) = torch.autograd.grad(batch.potential.square().sum(), shift)
+        finally:
+            torch.set_num_threads(1)
+        found.append(gradient)
+    assert torch.equal(*found)
+    with torch.no_grad():
+        plain, _ = solved(None, [1e-4, 1e-3])
+    assert torch.equal(plain.potential, batch.potential)
+    assert torch.equal(plain.concentrations, batch.concentrations)
+    for index in (0, 77, len(shift) - 1):
+        one, shift = solved([index], [1e-4, 1e-3])
+        (alone,) = torch.autograd.grad(one.potential.square().sum(), shift)
+        assert torch.equal(alone[0], gradient[index])
+
+
+def test_what_a_kernel_leaves_has_the_gradients_of_torch(monkeypatch):
+    march = dispatch.marched
+
+    def stuck(*arguments: Any) -> tuple[Tensor, ...]:
+        concentrations, potential, report = march(*arguments)
+        spoiled = potential.index_fill(0, torch.tensor([1]), torch.nan)
+        report[1, 0] = stepping.STUCK
+        return concentrations, spoiled, report
+
+    gradients = []
+    for change in (False, True):
+        if change:
+            monkeypatch.setattr(dispatch, "marched", stuck)
+        solution, shift = solved([3, 4, 5], [1e-4, 1e-3])
+        assert solution.stats.solver == "compiled"
+        gradients.append(torch.autograd.grad(solution.concentrations.square().sum(), shift)[0])
+    assert torch.equal(gradients[0][::2], gradients[1][::2])
+    assert torch.allclose(*gradients, rtol=1e-5)
+
+
+def test_second_derivatives_are_refused():
+    solution, shift = solved([0], [1e-4])
+    (gradient,) = torch.autograd.grad(solution.potential.square().sum(), shift, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_a_tape_grows(monkeypatch):
+    solution, shift = solved([0, 1], [1e-4, 1e-3])
+    (wanted,) = torch.autograd.grad(solution.potential.square().sum(), shift)
+    monkeypatch.setattr(dispatch, "EXPECTED_STEPS", 1)
+    solution, shift = solved([0, 1], [1e-4, 1e-3])
+    assert int(solution.stats.steps.max()) > 8
+    assert torch.equal(torch.autograd.grad(solution.potential.square().sum(), shift)[0], wanted)
