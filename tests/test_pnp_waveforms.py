@@ -10,6 +10,7 @@ import torch
 from mpmath import mp
 
 import pnp
+from pnp import compiled
 
 from .problems import electrolyte
 
@@ -264,7 +265,10 @@ LOOSE = pnp.StepControl(relative=1e-3, absolute=1e-5)
 
 @pytest.mark.parametrize("end", ["electrode", "stern", "bath", "current"])
 def test_step_is_a_restart(end):
-    """Stopped at the jump and begun again with the other potential; the output there is the state just after it."""
+    """Stopped at the jump and begun again with the other potential; the output there is the state just after it.
+
+    All in torch, as waveforms are: what Newton's method leaves of a step differs between the solvers.
+    """
 
     def boundary(level: Any) -> Any:
         if end == "bath":
@@ -277,10 +281,10 @@ def test_step_is_a_restart(end):
     whole = blocking(left=boundary(pnp.step(0.6, -1.2, at=jump)))
     grid = pnp.Grid.uniform(whole, 31)
     through = pnp.solve_transient(whole, grid, times=[0.05, jump, *(jump + later)], step_control=LOOSE)
-    before = blocking(left=boundary(0.6))
-    until = pnp.solve_transient(before, grid, times=[0.05, jump], step_control=LOOSE)
-    after = blocking(left=boundary(-1.2))
-    again = pnp.solve_transient(after, grid, times=[0.0, *later], initial=until.at(1), step_control=LOOSE)
+    before, after = blocking(left=boundary(0.6)), blocking(left=boundary(-1.2))
+    with compiled.torch_only():
+        until = pnp.solve_transient(before, grid, times=[0.05, jump], step_control=LOOSE)
+        again = pnp.solve_transient(after, grid, times=[0.0, *later], initial=until.at(1), step_control=LOOSE)
     assert torch.allclose(through.concentrations[:2], until.concentrations, rtol=1e-12)
     assert torch.allclose(through.concentrations[1:], again.concentrations, rtol=1e-9)
     assert torch.allclose(through.potential[1:], again.potential, rtol=0, atol=1e-9)
