@@ -7,7 +7,6 @@ of the rounds' ratios; times are CPU times. Memory once allocated is kept, as to
 after each step unless told, and fetching it again costs more than all that a layer adds to its products.
 """
 
-import ctypes
 import statistics
 from collections.abc import Callable
 
@@ -16,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fusion import LAYERS, FusionLayer
 
-from .measure import options, per_call, table
+from .measure import keep_memory, options, per_call, table
 
 DIMS = {"audio": 512, "video": 512}
 BATCH = 64
@@ -81,15 +80,6 @@ def flops(layer: FusionLayer) -> int:
     with counter, torch.no_grad():
         layer({name: torch.randn(1, length) for name, length in DIMS.items()})
     return int(counter.get_total_flops())
-
-
-def keep_memory() -> None:
-    """Tell glibc, where that is the allocator, not to return what was freed to the system."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        trim_threshold, mmap_threshold = -1, -3
-        mallopt(trim_threshold, 2**31 - 1)
-        mallopt(mmap_threshold, 2**25)
 
 
 def main() -> None:

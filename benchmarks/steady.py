@@ -3,6 +3,7 @@
 Clocks include the description of the cells and their grids, unless a table says otherwise. One thread.
 """
 
+import os
 import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -16,7 +17,7 @@ import pnp
 from . import peers
 from .cells import NODES, as_parameters, cell_of, exact_charges, many_species, sample
 from .expert import Expert, graded_nodes
-from .measure import Cost, alternating, clock, options, per_call, save, table
+from .measure import Cost, alternating, clock, keep_memory, options, per_call, save, table
 
 LONGEST = 4.0
 """Seconds of a call after which no larger one is tried."""
@@ -109,6 +110,14 @@ def growing(
     return rows
 
 
+def by_threads(threads: int, size: int) -> dict[str, Any]:
+    """Time by the clock on the wall of a batch on so many threads."""
+    torch.set_num_threads(threads)
+    cost = _medians({"pnp": partial(ours, *sample(size, seed=1))})["pnp"]
+    torch.set_num_threads(1)
+    return {"threads": threads, "batch": size, "wall": cost.wall}
+
+
 def by_batch(size: int) -> dict[str, Any]:
     """Cells per second in a batch of some size."""
     cost = _medians({"pnp": partial(ours, *sample(size, seed=1))})["pnp"]
@@ -164,6 +173,7 @@ def _medians(calls: dict[str, Callable[[], Any]]) -> dict[str, Cost]:
 def measure(quick: bool = False, with_peers: bool = False) -> dict[str, Any]:
     """All tables of this page, as numbers."""
     torch.set_num_threads(1)
+    keep_memory()
     warnings.simplefilter("ignore", pnp.UnderResolvedWarning)
     batches = [1, 3, 10, 30, 100, 300, 1000, 3000, 10000, 30000]
     return {
@@ -173,6 +183,7 @@ def measure(quick: bool = False, with_peers: bool = False) -> dict[str, Any]:
         "nodes": growing([51, 101, 201, 401, 801, 1601], by_nodes, quick),
         "species": growing([2, 8, 32, 128, 512, 1024, 2048, 4096], by_species, quick),
         "wide": [] if quick else [by_species(512, 2048)],
+        "threads": [by_threads(count, 300 if quick else 10_000) for count in (1, os.cpu_count() or 1)],
     }
 
 
@@ -222,6 +233,18 @@ def page(found: dict[str, Any]) -> str:
         [
             [str(r["batch"]), f"{1e3 * r['seconds']:.3g}", f"{r['batch'] / r['seconds']:,.0f}"]
             for r in found["batch"]
+        ],
+    )
+    text += "\nOn several threads:\n\n" + table(
+        ["threads", "cells in the call", "wall ms", "faster than one"],
+        [
+            [
+                str(r["threads"]),
+                str(r["batch"]),
+                f"{1e3 * r['wall']:.3g}",
+                f"{found['threads'][0]['wall'] / r['wall']:.2f}",
+            ]
+            for r in found["threads"]
         ],
     )
     text += "\nAgainst the number of nodes, 64 cells in a call:\n\n" + table(
