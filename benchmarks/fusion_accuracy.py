@@ -96,10 +96,11 @@ instead of the next one, the specific part is half as long (so that the reconstr
 part), an absent modality is a learned vector instead of zeros, the reconstruction loss is left out.
 
 {options}
-Nothing on the list moves GMF by more than the noise. What does is the head: a linear one, as published, costs it .02 to
-.03 with everything present and .05 to .06 in the incomplete cases. The mean of the others has the best mean under
-either head. That the loss without reconstruction does as well agrees with [the theory](theory.md): the specific part
-alone can give the features back, so the loss asks for no separation.
+Under a perceptron nothing on the list moves GMF by more than the noise. A linear head costs it .02 to .03 with
+everything present and .05 to .06 in the incomplete cases, and the sum as much. Under that head GMF as published falls
+behind the sum, and the mean of the others makes up for it. That GMF without the reconstruction loss does as well as
+with it agrees with [the theory](theory.md): the specific part alone can give the features back, so the loss asks for
+no separation.
 
 ## Other tasks
 
