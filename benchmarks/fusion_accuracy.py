@@ -68,13 +68,14 @@ Digits:
 Quadrants:
 
 {quadrants}
+{files}\
 With everything present no layer is ahead of the best baseline by more than chance, under any recipe. With something
 missing the recipe moves every layer on digits to about .89, and then they are alike again. What differs is what a
 layer does where **no missing case was seen in training** (*plain*, *a*, *paper*): the grounded layer (`cell`), which
 measures what modalities share and fills in what is missing, has the best mean there (significantly so in *plain* and
 *paper*), at .01 less than the best with everything present, which is within the intervals but for *paper*. GMF and
-SCFAE as published are not ahead anywhere. On quadrants under the full recipe the gated and the MISA-like layer lead all
-others by .02 in the incomplete cases; the grounded layer does not.
+SCFAE as published are not ahead anywhere. On quadrants under the full recipe the gated and the MISA-like layer lead
+all others by .02 in the incomplete cases; the grounded layer does not.
 
 The paper's own training (plain SGD, 20 epochs, a linear head; `Recipe.paper()`), digits:
 
@@ -123,7 +124,6 @@ The attention layers (MBT, Perceiver, cross-attention and GMF before each) are n
 class Experiment:
     """Layers under one recipe on one set of features."""
 
-    title: str
     features: Callable[[], fusion.Features]
     layers: Mapping[str, Any]
     recipe: fusion.Recipe
@@ -138,19 +138,17 @@ def experiments(files: Iterable[Path]) -> dict[str, Experiment]:
     for data, features in named.items():
         for name in ("plain", "a", "full"):
             layers = QUICK + (ATTENTION if data == "digits" and name == "full" else [])
-            found[f"{data} {name}"] = Experiment(data, features, _named(layers), RECIPES[name])
+            found[f"{data} {name}"] = Experiment(features, _named(layers), RECIPES[name])
     digits = fusion.digits_two_views
-    found["digits paper"] = Experiment("digits", digits, _named(QUICK), RECIPES["paper"])
+    found["digits paper"] = Experiment(digits, _named(QUICK), RECIPES["paper"])
     for parts in ABLATION:
         recipe = fusion.Recipe(**OFF | {PARTS[part]: True for part in parts})
-        found[f"ablation {parts or 'none'}"] = Experiment("digits", digits, _named(ABLATED), recipe)
+        found[f"ablation {parts or 'none'}"] = Experiment(digits, _named(ABLATED), recipe)
     for name, hidden in (("perceptron", 128), ("linear", None)):
         layers = {one: partial(fusion.GMF, **given) for one, given in OPTIONS.items()} | _named(["sum"])
-        found[f"options {name}"] = Experiment(
-            "quadrants", fusion.digits_views, layers, fusion.Recipe(hidden=hidden)
-        )
+        found[f"options {name}"] = Experiment(fusion.digits_views, layers, fusion.Recipe(hidden=hidden))
     for task in ("retrieval", "conflict"):
-        found[task] = Experiment("digits", digits, _named(QUICK), RECIPES["full"], task)
+        found[task] = Experiment(digits, _named(QUICK), RECIPES["full"], task)
     return found
 
 
@@ -229,8 +227,8 @@ def columns(wanted: Mapping[str, tuple[str, str, str]], known: Mapping[str, Expe
     return table(["", *wanted], rows)
 
 
-def page(known: Mapping[str, Experiment]) -> str:
-    """The page, with a table for everything that was measured."""
+def page(known: Mapping[str, Experiment], files: Iterable[str]) -> str:
+    """The page, with a table for everything that was measured, also on `files` of features."""
 
     def recipes(data: str, names: Iterable[str]) -> str:
         wanted = {
@@ -264,6 +262,7 @@ def page(known: Mapping[str, Experiment]) -> str:
         digits=recipes("digits", ("plain", "a", "full")),
         paper=recipes("digits", ("paper",)),
         quadrants=recipes("quadrants", ("a", "full")),
+        files="".join(f"{name}:\n\n{recipes(name, ('plain', 'a', 'full'))}\n" for name in files),
         ablation=table(head, rows),
         options=columns(options, known),
         tasks=columns(tasks, known),
@@ -283,7 +282,7 @@ def main() -> None:
         run(name, known[name])
     if options.page:
         with replacing(PAGE) as temporary:
-            temporary.write_text(page(known), encoding="utf-8")
+            temporary.write_text(page(known, [file.stem for file in options.file]), encoding="utf-8")
 
 
 if __name__ == "__main__":
