@@ -295,3 +295,9 @@ def test_a_layer_that_is_worse_is_marked():
     assert "▼" in lines["| sum (baseline)"]
     assert "▲" not in lines["| cell"]
     assert "▼" not in lines["| cell"]
+
+
+def test_one_modality_has_one_case():
+    features = problem(modalities=1)
+    run = train("gmf", features, recipe=QUICK, progress=False)
+    assert list(evaluate(run, features)) == ["all"]

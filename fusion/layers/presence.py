@@ -22,13 +22,6 @@ def only(alone: str, names: Sequence[str], batch: Sequence[int], device: torch.d
     return {name: torch.full(tuple(batch), name == alone, dtype=torch.bool, device=device) for name in names}
 
 
-def without(missing: str, names: Sequence[str], batch: Sequence[int], device: torch.device) -> Presence:
-    """Every modality but one, in every sample."""
-    return {
-        name: torch.full(tuple(batch), name != missing, dtype=torch.bool, device=device) for name in names
-    }
-
-
 def random_subsets(names: Sequence[str], samples: int, device: torch.device) -> Presence:
     """A random proper subset of the modalities for each sample, from torch's global generator.
 
