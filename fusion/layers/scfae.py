@@ -48,8 +48,7 @@ class SCFAE(DissociationLayer):
     has the distance 1 from every other.
 
     The paper leaves open, and here it is so: the width within a map is its number of outputs, linear maps
-    have biases, :math:`\lambda = 1`, and a layer normalisation stands before each map, without which a
-    prototype lost 0.5 to 10 points of accuracy on four small data sets.
+    have biases, :math:`\lambda = 1`, and a layer normalisation stands before each map, for features of any scale.
 
     Arguments:
         dims: Modality name → :math:`l_m`, in the cyclic order of the reassembly.
