@@ -34,6 +34,7 @@ RECIPES = {
     "a": fusion.Recipe(**OFF | {"standardise": True}),
     "full": fusion.Recipe(),
     "paper": fusion.Recipe.paper(),
+    "modern": fusion.Recipe.modern(),
 }
 ABLATION = ["".join(parts) for size in range(4) for parts in itertools.combinations("abc", size)]
 ABLATED = ["gmf", "cell", "concat", "sum"]
@@ -148,7 +149,8 @@ def experiments(files: Iterable[Path]) -> dict[str, Experiment]:
             layers = QUICK + (ATTENTION if data == "digits" and name == "full" else [])
             found[f"{data} {name}"] = Experiment(features, _named(layers), RECIPES[name])
     digits = fusion.digits_two_views
-    found["digits paper"] = Experiment(digits, _named(QUICK), RECIPES["paper"])
+    for name in ("paper", "modern"):
+        found[f"digits {name}"] = Experiment(digits, _named(QUICK), RECIPES[name])
     for parts in ABLATION:
         recipe = fusion.Recipe(**OFF | {PARTS[part]: True for part in parts})
         found[f"ablation {parts or 'none'}"] = Experiment(digits, _named(ABLATED), recipe)
