@@ -114,14 +114,20 @@ def measure_coherence(features: Mapping[str, Tensor]) -> Coherence:
 def coherence_matrix(whitened: Mapping[str, Tensor]) -> Tensor:
     """The matrix K of whitened channels `{name: (samples, l)}`, made positive definite where it is not."""
     joint = torch.cat(list(whitened.values()), dim=-1)
-    matrix = joint.mT @ joint / joint.shape[0]
-    for where in slices({name: one.shape[-1] for name, one in whitened.items()}).values():
-        matrix[where, where] = torch.eye(where.stop - where.start, dtype=matrix.dtype, device=matrix.device)
-    least = torch.linalg.eigvalsh(matrix)[0]
-    identity = ((SMALLEST_EIGENVALUE - least) / (1 - least)).clamp(0, 1)
-    return (1 - identity) * matrix + identity * torch.eye(
-        len(matrix), dtype=matrix.dtype, device=matrix.device
+    dims = {name: one.shape[-1] for name, one in whitened.items()}
+    return positive_definite(joint.mT @ joint / joint.shape[0], dims)
+
+
+def positive_definite(matrix: Tensor, dims: Mapping[str, int]) -> Tensor:
+    """A coherence `(L, L)` with identity blocks for what is within modalities, mixed with enough identity."""
+    within = torch.block_diag(
+        *(torch.ones(length, length, dtype=torch.bool, device=matrix.device) for length in dims.values())
     )
+    identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    matrix = torch.where(within, identity, matrix)
+    least = torch.linalg.eigvalsh(matrix.detach())[0]
+    share = ((SMALLEST_EIGENVALUE - least) / (1 - least)).clamp(0, 1)
+    return (1 - share) * matrix + share * identity
 
 
 def shrunk_covariance(standardised: Tensor) -> tuple[Tensor, float]:
