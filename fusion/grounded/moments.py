@@ -64,11 +64,11 @@ class Moments(nn.Module):
         return float(1 / self.spread) if self.seen > 0 else 0.0
 
     @torch.no_grad()
-    def update(self, rows: Tensor) -> None:
+    def update(self, rows: Tensor) -> bool:
         """Take in samples that have every modality, `(B, L)`, of all processes together.
 
         Fewer than two, or fewer than there are modalities, are left out, because such a batch has no unrelated
-        samples.
+        samples. Returns whether there were any.
         """
         rows = rows.to(self.mean)
         enough = len(rows) >= max(2, len(self.dims))
@@ -76,7 +76,7 @@ class Moments(nn.Module):
         rows = rows if enough else rows[:0]
         count = float(total(rows.new_tensor(float(len(rows)))))
         if count == 0:
-            return
+            return False
         mean = total(rows.sum(0)) / count
         centred = rows - mean
         covariance = total(centred.mT @ centred) / count
@@ -92,6 +92,7 @@ class Moments(nn.Module):
             kept.mul_(1 - weight).add_(weight * new + outer)
         self.mean.add_(weight * shift)
         self.spread.copy_((1 - weight) ** 2 * self.spread + weight**2 / count)
+        return True
 
     def coherence(self, covariance: Tensor | None = None) -> Coherence:
         """Whitening and coherence, as :func:`~fusion.grounded.covariance.measure_coherence` gives them.

@@ -34,7 +34,7 @@ def channel_cell(
         ValueError: A number out of its range.
     """
     count = valences.shape[-1]
-    strength = valences.detach().square().mean(-1).clamp(min=1e-12)
+    strength = valences.square().mean(-1).clamp(min=1e-12)
     species = [
         pnp.Species(f"channel {index}", valence=one, diffusivity=1.0)
         for index, one in enumerate(valences.double().unbind(-1))
@@ -72,6 +72,44 @@ def gates(solution: pnp.Solution) -> Tensor:
     held = (spacings * (c[..., 1:] + c[..., :-1]) / 2).sum(-1)
     beyond = (spacings * (c[..., 1:] + c[..., :-1]) / 2)[..., node:].sum(-1)
     return beyond / held
+
+
+def gate_slopes(solution: pnp.Solution) -> Tensor:
+    r"""How a gate changes with the channel's own valence in the potential as it is, `(*batch, [time,] l)`.
+
+    .. math::
+        \frac{\partial g_j}{\partial z_j}\Big|_\phi = g_j\,\big(\langle\phi\rangle_j
+        - \langle\phi\rangle_{j,\,x>b}\big)
+
+    with means over the ions of the channel, all of them and those beyond the ground, at equilibrium.
+    """
+    node = solution.grid.ground_node
+    if node is None:
+        raise ValueError("gate_slopes: the cell has no ground, so nothing divides it.")
+    spacings = solution.over_time(solution.grid.spacings, trailing=1).unsqueeze(-2)
+    c = solution.concentrations
+    energy = c * solution.potential.unsqueeze(-2)
+    held = spacings * (c[..., 1:] + c[..., :-1]) / 2
+    weighed = spacings * (energy[..., 1:] + energy[..., :-1]) / 2
+    beyond = held[..., node:].sum(-1) / held.sum(-1)
+    # Not a mean over what is beyond, which may be nothing.
+    return beyond * weighed.sum(-1) / held.sum(-1) - weighed[..., node:].sum(-1) / held.sum(-1)
+
+
+def separation_energy(solution: pnp.Solution) -> Tensor:
+    r"""Free energy that the channels bring into the empty cell, per amount and :math:`U_0`, `(*batch)`.
+
+    .. math::
+        \frac{\mathcal F - \mathcal F_0}{V_T F\,U_0}, \qquad
+        \mathcal F_0 = -\frac{\epsilon\,U_0^2}{2}\Big(\frac1b + \frac1{L-b}\Big)
+
+    With strong fields it is minus the mean :math:`|z_j|`, with weak ones it falls with the mean
+    :math:`z_j^2`: the lowest where charges are as unequal as their sum lets them be.
+    """
+    cell = solution.cell
+    voltage, ground = cell.left.potential, cell.ground
+    empty = -cell.electrolyte.permittivity * voltage**2 / 2 * (1 / ground + 1 / (cell.length - ground))
+    return (pnp.free_energy(solution) - empty) / voltage
 
 
 def migrate(

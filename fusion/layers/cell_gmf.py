@@ -1,56 +1,111 @@
-"""The fusion layer whose maps are not trained but measured, by a cell."""
+"""The fusion layer whose maps are measured by a cell instead of trained freely."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from itertools import product
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import orthogonal
 
-from ..grounded.covariance import slices
+from ..grounded.covariance import Coherence, Whitening, slices
+from ..grounded.moments import Moments
+from ..grounded.settled import Knobs, Noise, Settled, settle, split_maps
 from ..grounded.subspaces import Subspaces, dissociate
 from .layer import Fused, FusionLayer
+from .numbers import choice, positive_integer, weight
 from .presence import Presence, values_may_decide, zero_absent
+
+FORMS = ("operator", "rotation")
+TRAINABLE = ("voltage", "ground", "debye_length", "gain")
 
 
 class CellGMF(FusionLayer):
     r"""GMF grounded in the simulator: invariant and specific parts split by the gates of a cell.
 
-    The layer keeps the interface and the output of :class:`~fusion.layers.gmf.GMF`, and none of its parameters: its
-    maps are the subspaces that :func:`~fusion.grounded.subspaces.dissociate` measures on training features. For each
-    modality *m* with channels :math:`u_m`, gates :math:`g_m` and frame :math:`R_m`,
+    The layer keeps the interface and the output of :class:`~fusion.layers.gmf.GMF`, and by default none of its
+    parameters. For each modality *m* with whitened features :math:`v_m` and the maps of
+    :mod:`fusion.grounded.settled`,
 
     .. math::
-        \mathrm{invariant}_m = R_m^T g_m^{1/2} u_m, \qquad
-        \mathrm{specific}_m = (1-g_m)^{1/2} u_m, \qquad
+        \mathrm{invariant}_m = A_m v_m, \qquad
+        \mathrm{specific}_m = B_m v_m, \qquad
         \mathrm{fused}_m = [\mathrm{invariant}_{(m+1) \bmod M};\ \mathrm{specific}_m].
 
-    A modality that is absent is replaced by its conditional mean given those present,
-    :math:`v_m = K_{mP} K_{PP}^{-1} v_P` in whitened coordinates, and its specific part is zero.
+    Nothing is lost: :meth:`reconstruct` gives the features back without a decoder. A modality that is absent is
+    replaced by its conditional mean given those present, :math:`v_m = K_{mP} K_{PP}^{-1} v_P` in whitened
+    coordinates, and its specific part is zero.
+
+    Valences are measured, in one of two ways. :meth:`fit` measures them once, on features that do not change. With
+    a `memory` the layer follows features that do, because their encoders are trained: in training every forward pass
+    adds the samples that have every modality to running covariances (of all processes together), and every
+    `refresh` passes the channels settle anew (its features should then be standardised, as
+    :class:`~fusion.model.FusionModel` does). The free energy of the cells is then one of the losses and shapes the
+    encoders: its gradient with respect to the covariances is kept from refresh to refresh, and passed on through
+    the covariance of each batch.
 
     Arguments:
         dims: Modality name → number of channels.
+        form: `operator`: the maps are matrix functions of the predictability. `rotation`: the channels are an
+            orthogonal basis that is trained (Cayley map), by the task and the free energy, which is lowest in
+            the eigenbasis; there both forms are the same.
+        anchor: The modality whose coordinates the invariant parts are in; None: the shortest. Its length is l*.
+        memory: Samples that running covariances remember; None: :meth:`fit` measures once.
+        refresh: Forward passes in training from one settling of the channels to the next.
+        free_energy_weight: Of the mean free energy of the cells in the losses; where nothing can lower it (no
+            memory, no rotation) there is no such loss.
+        train: Which of `voltage`, `ground`, `debye_length` (of each modality's cell) and `gain` (of each coordinate
+            of each part) are trained.
         settings: Keyword arguments of :func:`~fusion.grounded.subspaces.dissociate`.
 
     Raises:
-        RuntimeError: The layer is used before :meth:`fit` (or before fitted weights were loaded).
+        ValueError: A setting out of its range.
+        RuntimeError: The layer is used before anything was measured.
     """
 
-    standardises = True
     fewest: ClassVar[int] = 2
     fitted: Tensor
+    passes: Tensor
     coherence: Tensor
+    force: Tensor
+    energy: Tensor
 
-    def __init__(self, dims: Mapping[str, int], **settings: Any) -> None:
+    def __init__(
+        self,
+        dims: Mapping[str, int],
+        *,
+        form: str = "operator",
+        anchor: str | None = None,
+        memory: int | None = None,
+        refresh: int = 1,
+        free_energy_weight: float = 1.0,
+        train: Iterable[str] = (),
+        **settings: Any,
+    ) -> None:
         super().__init__(dims)
+        self.form = choice("form", form, FORMS)
+        self.anchor = min(self.dims, key=self.dims.__getitem__) if anchor is None else anchor
+        if self.anchor not in self.dims:
+            raise ValueError(f"anchor must be one of {', '.join(self.dims)}, got {anchor!r}.")
+        self.refresh = positive_integer("refresh", refresh)
+        self.free_energy_weight = weight("free_energy_weight", free_energy_weight)
+        self.trained = tuple(choice("train", one, TRAINABLE) for one in train)
         self.settings = settings
-        self.common_dim = min(self.dims.values())
+        self.common_dim = self.dims[self.anchor]
+        self.moments: Moments | None = None
         total = sum(self.dims.values())
         self.register_buffer("fitted", torch.tensor(False))
+        self.register_buffer("passes", torch.tensor(0))
         self.register_buffer("coherence", torch.eye(total, dtype=torch.float64))
         self.maps = nn.ModuleDict(
-            {name: _Maps(length, self.common_dim) for name, length in self.dims.items()}
+            {
+                name: _Maps(length, self.common_dim, form, self.trained, settings)
+                for name, length in self.dims.items()
+            }
         )
+        if memory is not None:
+            self.follow(memory)
         self._imputations: dict[tuple[str, ...], Tensor] = {}
         self.register_load_state_dict_post_hook(lambda module, _: module._imputations.clear())
 
@@ -59,46 +114,201 @@ class CellGMF(FusionLayer):
         """Channels of every entry of `fused`: l* invariant and l_m specific ones."""
         return {name: self.common_dim + length for name, length in self.dims.items()}
 
+    @property
+    def standardises(self) -> bool:
+        """Whether it scales its features itself: not if they change, which takes statistics of each batch."""
+        return self.moments is None
+
+    @property
+    def measured(self) -> bool:
+        """Whether it waits for :meth:`fit`."""
+        return self.moments is None
+
+    def follow(self, memory: int | None = None) -> None:
+        """From now on, measure valences on running covariances instead of once.
+
+        Arguments:
+            memory: Samples that are remembered; None: a thousand, and at least ten for each channel.
+        """
+        total = sum(self.dims.values())
+        self.moments = Moments(self.dims, max(1000, 10 * total) if memory is None else memory).to(
+            self.coherence.device
+        )
+        self.register_buffer("force", torch.zeros_like(self.coherence))
+        self.register_buffer("energy", torch.zeros_like(self.coherence[0, 0]))
+
     @torch.no_grad()
     def fit(self, features: Mapping[str, Tensor]) -> Subspaces:
         """Measure the valences on features `{name: (samples, l)}` and settle the cells.
 
         Returns the subspaces, for looking inside. Raises what :func:`~fusion.grounded.subspaces.dissociate` raises.
         """
-        found = dissociate({name: features[name] for name in self.dims}, **self.settings)
-        for name, one in found.channels.items():
-            whitening, maps = found.coherence.whitenings[name], self._of(name)
-            maps.mean.copy_(whitening.mean)
-            maps.whitening.copy_(whitening.matrix / whitening.scale[:, None])
-            maps.basis.copy_(one.basis)
-            maps.gates.copy_(one.gates)
-            maps.frame.copy_(one.frame)
-        self.coherence.copy_(found.coherence.matrix)
-        self.fitted.fill_(True)
-        self._imputations.clear()
+        features = {name: features[name] for name in self.dims}
+        found = dissociate(features, **self.settings)
+        if self.moments is not None:
+            self.moments.update(torch.cat(list(features.values()), dim=-1))
+        self._measured(
+            found.coherence,
+            {name: Noise(one.noise_level, one.voltage) for name, one in found.channels.items()},
+        )
         return found
 
     def fuse(self, features: dict[str, Tensor], present: Presence) -> Fused:
         """See :class:`~fusion.layers.layer.FusionLayer`."""
+        # Whitening amplifies what rounding does to small channels: not in bfloat16.
+        with torch.autocast(self.coherence.device.type, enabled=False):
+            return self._fuse(features, present)
+
+    def _fuse(self, features: dict[str, Tensor], present: Presence) -> Fused:
+        rows = self._follow(features, present) if self.training and self.moments is not None else None
         if values_may_decide() and not self.fitted:
             raise RuntimeError("CellGMF: call fit(features) on training features before the layer is used.")
-        dtype = next(iter(features.values())).dtype
-        whitened = {
-            name: zero_absent((values.to(self.coherence) - maps.mean) @ maps.whitening, present[name])
-            for name, values, maps in ((name, one, self._of(name)) for name, one in features.items())
-        }
-        whitened = self._impute(whitened, present)
+        losses = self._losses(rows)
+        maps = {name: (self._of(name).invariant, self._of(name).specific) for name in self.dims}
+        if self.training and self._is_trained and torch.is_grad_enabled():
+            maps, more = self._settle_with_gradients()
+            losses |= more
+        whitened = {name: self._of(name).whiten(values) for name, values in features.items()}
+        whitened = self._impute(
+            {name: zero_absent(values, present[name]) for name, values in whitened.items()}, present
+        )
         invariant, specific = {}, {}
         for name, values in whitened.items():
-            maps = self._of(name)
-            channels = values @ maps.basis.mT
-            invariant[name] = ((channels * maps.gates.sqrt()) @ maps.frame).to(dtype)
-            rest = channels * (1 - maps.gates).clamp(min=0).sqrt()
-            specific[name] = zero_absent(rest, present[name]).to(dtype)
+            own, rest = self._of(name).split(values, *maps[name])
+            dtype = features[name].dtype
+            invariant[name], specific[name] = own.to(dtype), zero_absent(rest, present[name]).to(dtype)
         names = list(self.dims)
         partner = dict(zip(names, names[1:] + names[:1], strict=True))
         fused = {name: torch.cat([invariant[partner[name]], specific[name]], dim=-1) for name in names}
-        return Fused(fused, invariant, specific)
+        return Fused(fused, invariant, specific, losses)
+
+    def reconstruct(self, invariant: Mapping[str, Tensor], specific: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The features `{name: (*batch, l)}` that two parts `{name: ...}` of modalities present came from."""
+        return {name: self._of(name).join(invariant[name], specific[name]) for name in self.dims}
+
+    def charge_present(self, present: Mapping[str, Tensor]) -> Tensor:
+        r"""The share of all invariant power that the modalities present have or predict, `(*batch)`, 0 to 1.
+
+        .. math::
+            \frac{\sum_m \operatorname{tr} A_m E_m A_m^T}{\sum_m \operatorname{tr} A_m A_m^T}, \qquad
+            E_m = I \text{ if present, else } K_{mP} K_{PP}^{-1} K_{Pm}
+
+        How far a decision may be trusted when something is missing.
+
+        Arguments:
+            present: `{name: (*batch)}` of booleans, every modality named.
+        """
+        mask = torch.stack([present[name] for name in self.dims], dim=-1)
+        share = torch.zeros(mask.shape[:-1], dtype=torch.float64, device=mask.device)
+        whole = sum(float(self._of(name).invariant.square().sum()) for name in self.dims)
+        for pattern, names in self._patterns(mask, incomplete=False):
+            held = 0.0
+            # In whitened coordinates the map is the coefficients, and explained is coefficients times K.
+            explained = self._imputation(names).mT @ self.coherence if len(names) < len(self.dims) else None
+            for name, here in slices(self.dims).items():
+                one = self._of(name).invariant
+                known = one if name in names or explained is None else one @ explained[here, here]
+                held += float((known * one).sum())
+            share = torch.where(pattern, held / whole, share)
+        return share
+
+    def _follow(self, features: dict[str, Tensor], present: Presence) -> Tensor | None:
+        """Take the samples that have every modality into the running covariances; those samples `(N, L)`."""
+        if not values_may_decide():
+            raise RuntimeError("CellGMF: following features in training cannot be part of a compiled graph.")
+        assert self.moments is not None
+        complete = torch.stack(list(present.values())).all(dim=0)
+        rows = torch.cat([values[complete] for values in features.values()], dim=-1)
+        if not self.moments.update(rows.detach()):
+            return None
+        if int(self.passes) % self.refresh == 0:
+            self._settle_from_moments()
+        self.passes += 1
+        return rows
+
+    def _settle_from_moments(self) -> None:
+        """Measure valences on the running covariances, and how the free energy pulls at these."""
+        assert self.moments is not None
+        covariance = self.moments.covariance.clone().requires_grad_()
+        noise = Noise.of(self.moments.unrelated_coherence(), self.settings.get("safety", 1.3))
+        volts = self.settings.get("voltage")
+        noise = {name: one if volts is None else Noise(one.level, volts) for name, one in noise.items()}
+        with torch.enable_grad():
+            coherence = self.moments.coherence(covariance)
+            energy = _mean_energy(self._settled(coherence, noise, with_gradients=False))
+            (force,) = torch.autograd.grad(energy, covariance)
+        self.force.copy_(force)
+        self.energy.copy_(energy.detach())
+        with torch.no_grad():
+            self._measured(coherence, noise)
+
+    def _measured(self, coherence: Coherence, noise: Mapping[str, Noise]) -> None:
+        """Keep what was measured, and the maps that follow from it."""
+        self.coherence.copy_(coherence.matrix)
+        for name, whitening in coherence.whitenings.items():
+            self._of(name).keep(whitening, noise[name])
+        self._keep(split_maps(coherence, self._settled(coherence, noise, with_gradients=False), self.anchor))
+        self.fitted.fill_(True)
+
+    def _keep(self, maps: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        for name, (invariant, specific) in maps.items():
+            one = self._of(name)
+            one.invariant.copy_(invariant.detach())
+            one.specific.copy_(specific.detach())
+        self._imputations.clear()
+
+    @property
+    def _is_trained(self) -> bool:
+        """Whether the maps depend on parameters of the layer."""
+        return self.form == "rotation" or any(one != "gain" for one in self.trained)
+
+    def _settle_with_gradients(self) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Tensor]]:
+        """Let the channels settle in cells whose settings are being trained; maps, and the energy of a rotation."""
+        coherence = self._kept_coherence()
+        noise = {name: self._of(name).noise for name in self.dims}
+        settled = self._settled(coherence, noise, with_gradients=True)
+        maps = split_maps(coherence, settled, self.anchor)
+        self._keep(maps)
+        if self.form != "rotation":
+            return maps, {}
+        # The settings of the cell are for the task: the energy would only ask for more volts.
+        energy = _mean_energy(
+            {
+                name: settle(
+                    coherence.predictability(name), noise[name], one.fixed_knobs, one.turn()
+                )
+                for name, one in ((name, self._of(name)) for name in self.dims)
+            }
+        )
+        return maps, {"rotation_free_energy": self.free_energy_weight * energy}
+
+    def _settled(
+        self, coherence: Coherence, noise: Mapping[str, Noise], *, with_gradients: bool
+    ) -> dict[str, Settled]:
+        found = {}
+        for name in self.dims:
+            one = self._of(name)
+            turn, knobs = one.turn(), one.knobs if with_gradients else one.fixed_knobs
+            if turn is not None and not with_gradients:
+                turn = turn.detach()
+            found[name] = settle(coherence.predictability(name), noise[name], knobs, turn)
+        return found
+
+    def _losses(self, rows: Tensor | None) -> dict[str, Tensor]:
+        """The free energy, with the gradient it has through the covariance of these samples."""
+        if rows is None:
+            return {}
+        centred = rows - rows.mean(dim=0)
+        pull = ((centred @ self.force.to(rows, copy=True)) * centred).sum() / len(rows)
+        value = self.energy.to(rows.dtype) + pull - pull.detach()
+        return {"free_energy": self.free_energy_weight * value}
+
+    def _kept_coherence(self) -> Coherence:
+        whitenings = {}
+        for name in self.dims:
+            one = self._of(name)
+            whitenings[name] = Whitening(one.mean, one.scale, one.whitening, 0.0)
+        return Coherence(whitenings, self.coherence, 2)
 
     def _of(self, name: str) -> "_Maps":
         return cast(_Maps, self.maps[name])
@@ -108,13 +318,30 @@ class CellGMF(FusionLayer):
         mask = torch.stack(list(present.values()), dim=-1)
         joint = torch.cat(list(whitened.values()), dim=-1)
         filled = joint
-        for pattern in _incomplete_patterns(mask):
-            here = torch.stack(
-                [present[name] == is_there for name, is_there in zip(self.dims, pattern, strict=True)]
-            )
-            there = tuple(name for name, is_there in zip(self.dims, pattern, strict=True) if is_there)
-            filled = torch.where(here.all(dim=0).unsqueeze(-1), joint @ self._imputation(there), filled)
+        for here, there in self._patterns(mask, incomplete=True):
+            mapping = self._imputation(there).to(joint)
+            if values_may_decide():
+                rows = here.reshape(-1).nonzero().squeeze(-1)
+                flat = filled.reshape(-1, filled.shape[-1])
+                filled = flat.index_copy(0, rows, flat[rows] @ mapping).reshape(joint.shape)
+            else:
+                filled = torch.where(here.unsqueeze(-1), joint @ mapping, filled)
         return {name: filled[..., where] for name, where in slices(self.dims).items()}
+
+    def _patterns(self, mask: Tensor, *, incomplete: bool) -> list[tuple[Tensor, tuple[str, ...]]]:
+        """Where each pattern of presence is, `(*batch)`, and the modalities it has."""
+        modalities = len(self.dims)
+        if values_may_decide():
+            patterns = torch.unique(mask.reshape(-1, modalities), dim=0).tolist()
+        else:
+            patterns = list(product((False, True), repeat=modalities))[1:]
+        found = []
+        for pattern in patterns:
+            if incomplete and all(pattern):
+                continue
+            here = torch.stack([mask[..., m] == there for m, there in enumerate(pattern)]).all(dim=0)
+            found.append((here, tuple(n for n, there in zip(self.dims, pattern, strict=True) if there)))
+        return found
 
     def _imputation(self, present: tuple[str, ...]) -> Tensor:
         """The map `(L, L)` from the channels present to the conditional mean of all, kept for later."""
@@ -132,32 +359,109 @@ class CellGMF(FusionLayer):
         return mapping.index_copy(0, rows, torch.linalg.solve(matrix[rows][:, rows], matrix[rows]))
 
 
-def _incomplete_patterns(mask: Tensor) -> list[tuple[bool, ...]]:
-    """The patterns of presence with something absent: those in `(*batch, M)`, or in a graph all there are."""
-    modalities = mask.shape[-1]
-    if values_may_decide():
-        found = torch.unique(mask.reshape(-1, modalities), dim=0).tolist()
-    else:
-        found = list(product((False, True), repeat=modalities))[1:]
-    return [tuple(pattern) for pattern in found if not all(pattern)]
+def _mean_energy(settled: Mapping[str, Settled]) -> Tensor:
+    return torch.stack([one.energy for one in settled.values()]).mean()
 
 
 class _Maps(nn.Module):
-    """What is measured of one modality, kept as buffers in float64."""
+    """What is measured of one modality, in float64, and what of its cell may be trained."""
 
     mean: Tensor
+    scale: Tensor
     whitening: Tensor
-    basis: Tensor
-    gates: Tensor
-    frame: Tensor
+    level: Tensor
+    voltage: Tensor
+    invariant: Tensor
+    specific: Tensor
 
-    def __init__(self, length: int, common: int) -> None:
+    def __init__(
+        self, length: int, common: int, form: str, trained: tuple[str, ...], settings: Mapping[str, Any]
+    ) -> None:
         super().__init__()
         for name, shape in (
             ("mean", (length,)),
+            ("scale", (length,)),
             ("whitening", (length, length)),
-            ("basis", (length, length)),
-            ("gates", (length,)),
-            ("frame", (length, common)),
+            ("level", ()),
+            ("voltage", ()),
+            ("invariant", (common, length)),
+            ("specific", (length, length)),
         ):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+        self.trained = trained
+        self.ground = float(settings.get("ground", 0.5))
+        self.debye_length = float(settings.get("debye_length", 1.0))
+        for name in ("voltage", "ground", "debye_length"):
+            if name in trained:
+                self.register_parameter(f"{name}_shift", nn.Parameter(torch.zeros(())))
+        if "gain" in trained:
+            self.invariant_gain = nn.Parameter(torch.ones(common))
+            self.specific_gain = nn.Parameter(torch.ones(length))
+        self.rotation: nn.Module | None = None
+        if form == "rotation":
+            self.rotation = orthogonal(_Square(length), orthogonal_map="cayley")
+
+    @property
+    def noise(self) -> Noise:
+        return Noise(float(self.level), float(self.voltage))
+
+    @property
+    def knobs(self) -> Knobs:
+        """The settings of the cell, with gradients to what is trained: factors are positive, *b* stays inside."""
+
+        def shift(name: str) -> Tensor:
+            found = getattr(self, f"{name}_shift", None)
+            return self.mean.new_zeros(()) if found is None else found.double()
+
+        logit = math.log(self.ground / (1 - self.ground))
+        return Knobs(
+            voltage=shift("voltage").exp(),
+            ground=torch.sigmoid(logit + shift("ground")),
+            debye_length=self.debye_length * shift("debye_length").exp(),
+        )
+
+    @property
+    def fixed_knobs(self) -> Knobs:
+        """The same without gradients."""
+        knobs = self.knobs
+        return Knobs(*(torch.as_tensor(one).detach() for one in (knobs.voltage, knobs.ground, knobs.debye_length)))
+
+    def turn(self) -> Tensor | None:
+        """The trained basis `(l, l)`, if there is one."""
+        return None if self.rotation is None else self.rotation.weight.double()
+
+    def keep(self, whitening: Whitening, noise: Noise) -> None:
+        self.mean.copy_(whitening.mean)
+        self.scale.copy_(whitening.scale)
+        self.whitening.copy_(whitening.matrix)
+        self.level.fill_(noise.level)
+        self.voltage.fill_(noise.voltage)
+
+    def whiten(self, values: Tensor) -> Tensor:
+        """Whitened coordinates, in float32 at least."""
+        dtype = torch.promote_types(values.dtype, torch.float32)
+        centred = values.to(dtype) - self.mean.to(dtype)
+        return centred @ (self.whitening / self.scale.unsqueeze(-1)).to(dtype)
+
+    def split(self, whitened: Tensor, invariant: Tensor, specific: Tensor) -> tuple[Tensor, Tensor]:
+        # Copies, because what is measured next must not change what a gradient still needs.
+        invariant, specific = (one.to(whitened, copy=True) for one in (invariant, specific))
+        own, rest = whitened @ invariant.mT, whitened @ specific.mT
+        if "gain" in self.trained:
+            own, rest = own * self.invariant_gain.to(own), rest * self.specific_gain.to(rest)
+        return own, rest
+
+    def join(self, own: Tensor, rest: Tensor) -> Tensor:
+        if "gain" in self.trained:
+            own, rest = own / self.invariant_gain.to(own), rest / self.specific_gain.to(rest)
+        whitened = own @ self.invariant.to(own) + rest @ self.specific.to(rest)
+        raw = torch.linalg.solve(self.whitening.to(whitened), whitened.unsqueeze(-1)).squeeze(-1)
+        return raw * self.scale.to(raw) + self.mean.to(raw)
+
+
+class _Square(nn.Module):
+    """A matrix that starts as the identity."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(length))

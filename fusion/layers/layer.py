@@ -64,6 +64,7 @@ class FusionLayer(nn.Module, ABC):
         late: Each entry of `fused` (named like its modality) gets a decision of its own, and the decisions
             of those present are averaged, instead of one decision on all of `fused`.
         tokens: The layer takes sequences as they are.
+        measured: The layer has a method `fit` that must see training features `{name: (N, l)}` before use.
         fewest: How many modalities it needs at least.
 
     Raises:
@@ -74,6 +75,7 @@ class FusionLayer(nn.Module, ABC):
     standardises: bool = False
     late: bool = False
     tokens: bool = False
+    measured: bool = False
     fewest: ClassVar[int] = 1
 
     def __init__(self, dims: Mapping[str, int]) -> None:

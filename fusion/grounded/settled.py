@@ -1,0 +1,159 @@
+r"""The maps that split a modality, as matrix functions of its predictability.
+
+With the predictability S of a modality in whitened coordinates, its eigenvalues as channels in a cell and their gates
+*g*, the settled cell acts as the operator :math:`G = g(S)`, which needs no basis: where eigenvalues meet or
+change places, nothing jumps. The invariant part of modality *m* is read in the whitened coordinates of the *anchor*, the
+shortest modality,
+
+.. math::
+    A_m = R_m^T\,G_m^{1/2}, \qquad R_m = P_m\,(P_m^T P_m + \epsilon^2)^{-1/2}, \qquad
+    P_m = (H + H^2)_{m,\mathrm{anchor}},
+
+with :math:`H` the coherence between modalities seen through the roots of the gates. :math:`R_m` is the orthogonal
+Procrustes rotation, softened so that it falls to zero, instead of turning at random, for directions that the modality
+does not share with the anchor. What the invariant part does not hold is specific,
+
+.. math:: B_m = (I - A_m^T A_m)^{1/2}, \qquad A_m^T A_m + B_m^T B_m = I,
+
+so the power of the two parts adds up to that of the features, and both together give them back,
+:math:`v_m = A_m^T (A_m v_m) + B_m (B_m v_m)`.
+
+References:
+    P. H. Schönemann, Psychometrika 31, 1 (1966), for the rotation
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .covariance import Coherence
+from .ions import valence
+from .spectral import LEAST, Spectrum
+from .subspaces import ODDS
+from .transport import channel_cell, equilibrate, gate_slopes, gates, separation_energy
+
+SOFTNESS = 1e-2
+"""Coherence, times the roots of the gates, below which a direction counts as not shared with the anchor."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What chance makes of a modality.
+
+    Attributes:
+        level: The R² above which a channel counts as shared.
+        voltage: At which a channel at the edge of the noise is specific with odds of a hundred to one.
+    """
+
+    level: float
+    voltage: float
+
+    @classmethod
+    def above(cls, edge: float, safety: float) -> "Noise":
+        """The level that factor above the largest R² of unrelated samples, and the voltage that goes with it."""
+        # Half of the way to one at most: with few samples chance reaches almost everywhere.
+        level = min(safety * edge, (1 + edge) / 2)
+        return cls(level, math.log(ODDS) * (1 - level) / max(level - edge, 1e-3))
+
+    @classmethod
+    def of(cls, unrelated: Coherence, safety: float) -> "dict[str, Noise]":
+        """That of each modality, from samples put together at random."""
+        edges = {
+            name: float(torch.linalg.eigvalsh(unrelated.predictability(name))[-1]) for name in unrelated.dims
+        }
+        return {name: cls.above(min(edge, 1 - 1e-6), safety) for name, edge in edges.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Knobs:
+    """Settings of the cell of a modality, numbers or scalars that may have gradients.
+
+    Attributes:
+        voltage: Factor of the voltage that the noise suggests.
+        ground: Position of *b* in the cell, 0 to 1.
+        debye_length: In lengths of the cell.
+    """
+
+    voltage: float | Tensor = 1.0
+    ground: float | Tensor = 0.5
+    debye_length: float | Tensor = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Settled:
+    """A modality whose channels have come to rest in their cell.
+
+    Attributes:
+        predictability: R² of its channels, `(l,)`.
+        valences, gates: `(l,)`.
+        root: :math:`G^{1/2}`, `(l, l)`.
+        energy: What their separation lowers, a scalar, see :func:`~fusion.grounded.transport.separation_energy`.
+    """
+
+    predictability: Tensor
+    valences: Tensor
+    gates: Tensor
+    root: Tensor
+    energy: Tensor
+
+
+def settle(predictability: Tensor, noise: Noise, knobs: Knobs, rotation: Tensor | None = None) -> Settled:
+    """Let the channels of a modality come to rest; everything differentiable.
+
+    Arguments:
+        predictability: S, `(l, l)`.
+        noise: What chance makes of the modality.
+        knobs: Settings of its cell.
+        rotation: Orthogonal matrix `(l, l)` with a channel in each row. None: the eigenvectors of S, to which
+            every rotation turns that lowers the free energy.
+    """
+    if rotation is None:
+        spectrum = Spectrum.of(predictability)
+        shared = spectrum.values
+    else:
+        spectrum, shared = None, ((rotation @ predictability) * rotation).sum(-1)
+    valences = valence(shared, noise.level)
+    solution = equilibrate(
+        channel_cell(
+            valences,
+            voltage=noise.voltage * knobs.voltage,
+            ground=knobs.ground,
+            debye_length=knobs.debye_length,
+        )
+    )
+    found = gates(solution).clamp(LEAST, 1.0)
+    roots = found.sqrt()
+    if spectrum is None:
+        assert rotation is not None
+        root = rotation.mT @ (roots.unsqueeze(-1) * rotation)
+    else:
+        slopes = gate_slopes(solution).detach() / (1 - noise.level)
+        root = spectrum.function(roots, slopes / (2 * roots.detach()))
+    return Settled(shared, valences, found, root, separation_energy(solution))
+
+
+def split_maps(
+    coherence: Coherence, settled: Mapping[str, Settled], anchor: str
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """For each modality the maps of whitened channels to its two parts, A `(l*, l)` and B `(l, l)`."""
+    where = coherence.slices()
+    between = coherence.matrix - torch.block_diag(
+        *(coherence.matrix[here, here] for here in where.values())
+    )
+    roots = torch.block_diag(*(one.root for one in settled.values()))
+    seen = roots @ between @ roots
+    seen = seen[:, where[anchor]] + seen @ seen[:, where[anchor]]
+    found = {}
+    for name, one in settled.items():
+        identity = torch.eye(len(one.gates), dtype=seen.dtype, device=seen.device)
+        if name == anchor:
+            invariant = one.root
+        else:
+            shared = seen[where[name]]
+            small = SOFTNESS**2 * torch.eye(shared.shape[1], dtype=seen.dtype, device=seen.device)
+            invariant = Spectrum.of(shared.mT @ shared + small).power(-0.5) @ shared.mT @ one.root
+        found[name] = invariant, Spectrum.of(identity - invariant.mT @ invariant).root()
+    return found
