@@ -64,7 +64,7 @@ class FusionLayer(nn.Module, ABC):
         late: Each entry of `fused` (named like its modality) gets a decision of its own, and the decisions
             of those present are averaged, instead of one decision on all of `fused`.
         tokens: The layer takes sequences as they are.
-        measured: The layer has a method `fit` that must see training features `{name: (N, l)}` before use.
+        measured: The layer's :meth:`fit` must see training features `{name: (N, l)}` before use.
         fewest: How many modalities it needs at least.
 
     Raises:
@@ -171,6 +171,13 @@ class FusionLayer(nn.Module, ABC):
         full |= {name: valid_steps(lengths[name], steps[name]) & full[name].unsqueeze(-1) for name in lengths}
         _check_not_empty(full, lengths)
         return {name: zero_absent(features[name], full[name]) for name in full}, full
+
+    def fit(self, features: Mapping[str, Tensor]) -> object:
+        """Measure training features `{name: (N, l)}`; only for layers whose `measured` is true."""
+        raise NotImplementedError(f"{type(self).__name__} measures nothing.")
+
+    def follow(self) -> None:
+        """Prepare for features that change in training, because their encoders are trained; most layers need not."""
 
     def extra_repr(self) -> str:
         """The lengths of the modalities, for `repr`."""

@@ -42,7 +42,7 @@ class Stacked(FusionLayer):
             raise ValueError(
                 f"back must be made for the entries {front.fused_dims} of the front, got one for {self.back.dims}."
             )
-        self.standardises, self.late = front.standardises, self.back.late
+        self.late = self.back.late
 
     @property
     def fused_dims(self) -> dict[str, int]:
@@ -50,9 +50,22 @@ class Stacked(FusionLayer):
         return self.back.fused_dims
 
     @property
-    def fit(self) -> Any:
-        """The front-end's method of that name, if it has one."""
-        return self.front.fit
+    def standardises(self) -> bool:
+        """That of the front-end."""
+        return self.front.standardises
+
+    @property
+    def measured(self) -> bool:
+        """That of the front-end."""
+        return self.front.measured
+
+    def fit(self, features: Mapping[str, Tensor]) -> object:
+        """That of the front-end."""
+        return self.front.fit(features)
+
+    def follow(self) -> None:
+        """That of the front-end."""
+        self.front.follow()
 
     def fused_present(self, present: Presence) -> Presence:
         """That of the back-end, after the front-end."""

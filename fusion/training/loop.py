@@ -241,10 +241,9 @@ class _Trainer:
         example = {name: values[:1] for name, values in self.training.modalities.items()}
         layer.check(example)  # before anything is trained: are these the modalities it was made for?
         model = build_model(layer, self.task, self.recipe).to(self.training.device)
-        fit = getattr(layer, "fit", None)
-        if callable(fit):
+        if layer.measured:
             with torch.no_grad():
-                fit(model.encode(self._batch(self.training, _complete(self.training))[0]))
+                layer.fit(model.encode(self._batch(self.training, _complete(self.training))[0]))
         return model
 
     def _batch(self, features: Features, rows: Tensor) -> tuple[dict[str, Tensor], Tensor, Presence | None]:

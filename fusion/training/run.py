@@ -187,6 +187,7 @@ def build_model(layer: FusionLayer, task: Task, recipe: Recipe) -> FusionModel:
     """A model around a layer, as the task and the recipe want it."""
     encoders = {}
     if recipe.extractor is not None:
+        layer.follow()
         for name, length in layer.dims.items():
             encoders[name] = VectorEncoder(length, length, width=recipe.extractor)
     return FusionModel(
