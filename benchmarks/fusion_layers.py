@@ -11,9 +11,9 @@ import statistics
 from collections.abc import Callable
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from fusion import LAYERS, FusionLayer
+from fusion.evaluation.cost import operations
 
 from .measure import keep_memory, options, per_call, table
 
@@ -76,10 +76,7 @@ def both_ways(layer: FusionLayer, compiled: bool = False) -> Callable[[], None]:
 
 def flops(layer: FusionLayer) -> int:
     """Of one sample, forward."""
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        layer({name: torch.randn(1, length) for name, length in DIMS.items()})
-    return int(counter.get_total_flops())
+    return operations(lambda: layer({name: torch.randn(1, length) for name, length in DIMS.items()}))
 
 
 def main() -> None:

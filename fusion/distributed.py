@@ -27,19 +27,39 @@ def total(values: Tensor) -> Tensor:
     return summed
 
 
-def moments(rows: Tensor) -> tuple[int, Tensor, Tensor]:
-    """Number, mean and variance (not corrected) of rows `(N, l)` over all processes.
+def gathered(values: Tensor, dim: int = 0) -> Tensor:
+    """Tensors of all processes side by side, by rank; only along `dim` may their shapes differ.
 
-    Mean and variance are zero if there is no row.
+    The gradient of what every process computes from it reaches the process that a part came from.
     """
     if processes() == 1:
-        if len(rows) == 0:
-            return 0, rows.new_zeros(rows.shape[1]), rows.new_zeros(rows.shape[1])
-        variance, mean = torch.var_mean(rows, dim=0, correction=0)
-        return len(rows), mean, variance
-    count = int(total(torch.tensor(float(len(rows)), device=rows.device)))
-    mean = total(rows.sum(dim=0)) / max(count, 1)
-    return count, mean, total((rows - mean).square().sum(dim=0)) / max(count, 1)
+        return values
+    rank, lengths = distributed.get_rank(), torch.zeros(processes(), dtype=torch.int64, device=values.device)
+    lengths[rank] = values.shape[dim]
+    before, _, after = total(lengths).tensor_split([rank, rank + 1])
+    sides = [list(values.shape), list(values.shape)]
+    for shape, part in zip(sides, (before, after), strict=True):
+        shape[dim] = int(part.sum())
+    # Zeros where the others have theirs, so that the sum is all of them.
+    return total(torch.cat([values.new_zeros(sides[0]), values, values.new_zeros(sides[1])], dim=dim))
+
+
+def moments(values: Tensor, counted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Number, mean and variance (not corrected) of the rows that count, over all processes.
+
+    By sums over all rows instead of a choice among them, whose number a compiled graph could not know.
+
+    Arguments:
+        values: `(N, l)`; a row that does not count is finite.
+        counted: `(N,)` of booleans.
+
+    Returns:
+        A scalar, `(l,)` and `(l,)`; mean and variance are zero if no row counts.
+    """
+    weight = counted.to(values).unsqueeze(-1)
+    count = total(weight.sum())
+    mean = total((weight * values).sum(dim=0)) / count.clamp(min=1)
+    return count, mean, total((weight * (values - mean).square()).sum(dim=0)) / count.clamp(min=1)
 
 
 class _Total(torch.autograd.Function):

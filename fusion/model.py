@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .distributed import moments
-from .layers.layer import Fused, FusionLayer
+from .layers.layer import Fused, FusionLayer, pooled
 from .layers.presence import Presence, valid_steps, zero_absent
 
 
@@ -65,19 +65,21 @@ class Standardise(nn.Module):
         if self.training:
             # By hand: torch's batch_norm wakes every thread even for a few rows, which costs 20 ms a call
             # on a busy machine.
-            rows = values.reshape(-1, self.channels)[present.reshape(-1)]
-            samples, batch_mean, batch_variance = moments(rows)
-            if samples > 1:
-                mean, variance = batch_mean, batch_variance
-                self._remember(mean.detach(), variance.detach(), samples)
+            samples, *found = moments(values.reshape(-1, self.channels), present.reshape(-1))
+            mean, variance = (
+                torch.where(samples > 1, of_batch, running)
+                for of_batch, running in zip(found, (mean, variance), strict=True)
+            )
+            self._remember(mean.detach(), variance.detach(), samples)
         scaled = (values - mean) * (variance + 1e-8).rsqrt()
         return zero_absent(scaled.clamp(-self.limit, self.limit), present)
 
-    def _remember(self, mean: Tensor, variance: Tensor, samples: int) -> None:
-        self.batches += 1
-        weight = (1 / self.batches).clamp(min=self.momentum)
+    def _remember(self, mean: Tensor, variance: Tensor, samples: Tensor) -> None:
+        enough = (samples > 1).to(self.batches)
+        self.batches += enough
+        weight = enough / self.batches.clamp(min=1, max=1 / self.momentum)
         self.mean.lerp_(mean, weight)
-        self.variance.lerp_(variance * (samples / (samples - 1)), weight)
+        self.variance.lerp_(variance * (samples / (samples - 1).clamp(min=1)), weight)
 
 
 class JointHead(nn.Module):
@@ -130,7 +132,8 @@ class FusionModel(nn.Module):
         outputs: Numbers per sample: classes, or 1 for a regression. Or a head of your own, a module from
             `(*batch, layer.out_features)` to `(*batch, outputs)`.
         standardise: Scale each modality by running statistics before the layer (unless the layer's
-            `standardises` says that it does so itself), every valid step of a sequence alike.
+            `standardises` says that it does so itself): every valid step of a sequence alike for a layer of
+            tokens, the mean of the valid steps for any other, so that what a layer gets has unit variance.
         hidden: Width of the head's hidden layer (linear, ReLU, dropout, linear); None: a linear head.
         dropout: Probability in the head, 0 to below 1.
         encoders: Modality name → module that makes features `(N, l)` of raw input `(N, ...)`; a modality
@@ -228,6 +231,17 @@ class FusionModel(nn.Module):
         """What the fusion layer makes of raw features inside this model, for looking inside."""
         return self._fuse(self.encode(features, present, lengths), present, lengths)[0]
 
+    def vectors(
+        self,
+        features: Mapping[str, Tensor],
+        present: Mapping[str, Tensor] | None = None,
+        lengths: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """Encoded features with every sequence pooled, `{name: (*batch, l)}`, for statistics and probes."""
+        encoded = self.encode(features, present, lengths)
+        present, lengths = self._after_encoders(encoded, present, lengths)
+        return pooled(*self.layer.check(encoded, present, lengths), lengths)[0]
+
     def _fuse(
         self,
         encoded: Mapping[str, Tensor],
@@ -236,10 +250,12 @@ class FusionModel(nn.Module):
     ) -> tuple[Fused, Presence]:
         present, lengths = self._after_encoders(encoded, present, lengths)
         features, here = self.layer.check(encoded, present, lengths)
+        _, present = vectors = pooled(features, here, lengths)
+        if not self.layer.tokens:
+            (features, here), lengths = vectors, {}
         for name, scale in self.standardise.items():
             features[name] = scale(features[name], here[name])
-        fused = self.layer(features, present, lengths)
-        return fused, here | {name: here[name].any(dim=-1) for name in lengths}
+        return self.layer(features, present, lengths), present
 
     def _after_encoders(
         self,

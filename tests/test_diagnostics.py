@@ -17,10 +17,13 @@ from fusion.evaluation.diagnostics import (
 )
 from fusion.layers.gmf import GMF
 from fusion.layers.layer import Fused
+from fusion.layers.mbt import MBT
 from fusion.layers.plain import Concatenation, Sum
 from fusion.model import FusionModel
 from fusion.training.loop import train
 from fusion.training.recipe import Recipe
+from fusion.training.run import build_model
+from fusion.training.task import Task
 
 DIMS = {"a": 6, "b": 4, "c": 5}
 QUICK = Recipe(epochs=3, batch_size=32, hidden=8)
@@ -36,6 +39,25 @@ def test_operations_are_those_of_the_matrix_products():
     model = FusionModel(Sum(DIMS, width=7), 3, hidden=8)
     assert flops(model) == 2 * ((6 + 4 + 5) * 7 + 7 * 8 + 8 * 3)
     assert flops(FusionModel(Concatenation(DIMS), 3, hidden=None)) == 2 * 15 * 3
+
+
+def test_attention_is_counted_as_the_products_it_consists_of():
+    width, steps = 8, {"a": 9}
+    layer = MBT(DIMS, width=width, heads=2, depth=3, bottlenecks=4)
+    expected = 3 * width  # the head, one multiply-add for each pair
+    for name, length in DIMS.items():
+        own = steps.get(name, 1)
+        tokens = own + 1 + 4  # the class token and the bottleneck
+        projections = 4 * tokens * width**2
+        attention = 2 * tokens**2 * width
+        expected += own * length * width + 3 * (projections + attention + 2 * tokens * 4 * width**2)
+    assert flops(FusionModel(layer, 3, hidden=None), steps) == 2 * expected
+
+
+def test_recurrent_extractors_are_counted_step_by_step():
+    model = build_model(Concatenation({"a": 6}), Task("regression", 1), Recipe(extractor=5, hidden=None), "a")
+    step = 2 * 3 * 5 * (6 + 5) + 2 * 5 * 6  # two directions of three gates, and the map after them
+    assert flops(model, {"a": 7}) == 2 * (7 * step + 6)
 
 
 def test_the_papers_layer_has_the_papers_cost():

@@ -49,7 +49,9 @@ def test_a_sound_file_arrives_as_it_was_written(load):
     assert features.classes == 3
     assert features.modalities["audio"].dtype == torch.float64
     assert features.modalities["video"].dtype == torch.float32
-    np.testing.assert_array_equal(features.modalities["video"], arrays["video"])
+    valid_steps = np.arange(5) < arrays["video_length"][:, None]
+    padded_with_zeros = np.where(valid_steps[..., None], arrays["video"], 0)
+    np.testing.assert_array_equal(features.modalities["video"], padded_with_zeros)
     np.testing.assert_array_equal(features.lengths["video"], arrays["video_length"])
     np.testing.assert_array_equal(features.label, arrays["label"])
     np.testing.assert_array_equal(features.split, arrays["split"])
@@ -299,11 +301,14 @@ def test_pooling_is_the_mean_of_valid_steps():
     torch.testing.assert_close(features.modalities["s"], expected)
     assert features.dims == {"s": 2, "a": 5}
     assert features.lengths == {}
+    assert features.steps == {}
 
 
 def test_pooling_without_lengths_is_the_mean_of_all_steps():
     values = torch.randn(3, 4, 2)
-    torch.testing.assert_close(Features({"s": values}).pooled().modalities["s"], values.mean(1))
+    features = Features({"s": values})
+    assert features.steps["s"].tolist() == [4, 4, 4]
+    torch.testing.assert_close(features.pooled().modalities["s"], values.mean(1))
 
 
 @pytest.mark.parametrize("suffix", ["npz", "safetensors"])

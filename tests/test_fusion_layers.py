@@ -40,7 +40,7 @@ def make(name, dims=None, dtype=torch.float32):
     layer = find_layer(name)(dims)
     if dtype == torch.float64:
         layer.double()
-    if hasattr(layer, "fit"):
+    if layer.measured:
         layer.fit(draw(dims, (60,), dtype, seed=7))
     return layer
 

@@ -16,6 +16,7 @@ from fusion.layers.presence import random_subsets
 from fusion.layers.registry import LAYERS
 from fusion.model import FusionModel
 from fusion.randomness import seeded
+from fusion.training.batch import Batch
 from fusion.training.loop import INITIALISE, VALIDATE, train
 from fusion.training.objective import step_loss
 from fusion.training.recipe import Recipe
@@ -88,7 +89,7 @@ def test_loss_of_a_step_is_the_documented_sum(features, random, alone, weight):
     model = build_model(GMF(DIMS), task, recipe).eval()
     given, label = features.test.modalities, features.test.label
     with seeded(5):
-        loss, logits = step_loss(model, given, label, task, recipe)
+        loss, logits = step_loss(model, Batch(given), label, task, recipe)
 
     def task_loss(present):
         return torch.nn.functional.cross_entropy(model(given, present).logits, label)
@@ -131,7 +132,7 @@ def test_history_tells_what_happened(features):
     assert run.history[-1].validation_accuracy == pytest.approx(right.double().mean().item())
     task, validation = Task.of(features), features.validation
     with seeded(0, VALIDATE), torch.no_grad():
-        loss, _ = step_loss(run.model, validation.modalities, validation.label, task, QUICK)
+        loss, _ = step_loss(run.model, Batch(validation.modalities), validation.label, task, QUICK)
     assert run.history[-1].validation_loss == pytest.approx(float(loss))
 
 
@@ -152,7 +153,7 @@ def test_best_keeps_the_epoch_of_lowest_validation_loss(features):
     assert run.kept == 1 + losses.index(min(losses)) < 8
     validation = noise.validation
     with seeded(0, VALIDATE), torch.no_grad():
-        loss, _ = step_loss(run.model, validation.modalities, validation.label, run.task, recipe)
+        loss, _ = step_loss(run.model, Batch(validation.modalities), validation.label, run.task, recipe)
     assert float(loss) == pytest.approx(min(losses))
 
 
@@ -308,7 +309,7 @@ def test_what_is_missing_in_the_features_is_missing_in_training(features):
     task, recipe = Task.of(made), Recipe(all_present=False, random_subsets=False)
     model = build_model(Concatenation(DIMS), task, recipe).eval()
     test = made.test
-    loss, _ = step_loss(model, test.modalities, test.label, task, recipe, present=test.present)
+    loss, _ = step_loss(model, Batch(test.modalities, test.present), test.label, task, recipe)
     expected = []
     for name in DIMS:
         rows = test.present.get(name, torch.ones(len(test)).bool())

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..layers.presence import zero_absent
+from ..layers.presence import mean_of_valid, valid_steps, zero_absent
 from ..randomness import seeded
 
 PARTS = ("train", "validation", "test")
@@ -21,7 +21,7 @@ class Features:
         modalities: Name → `(N, l)` or `(N, T, l)`; float32 or float64 (integers and half precision become
             float32).
         lengths: Name → `(N,)` int64 in 1 ... T, the valid steps of a sequence; a sequence that is not named
-            is valid throughout.
+            is valid throughout. What padded steps hold is replaced by zeros.
         label: `(N,)`; int64 classes 0 ... K − 1 (from any integer type), floats for regression, or None.
         split: `(N,)` int64 of 0 (train), 1 (validation) and 2 (test), or None.
         present: Name → `(N,)` booleans (or integers 0 and 1), whether a sample has the modality; one that is
@@ -48,8 +48,11 @@ class Features:
         for name, present in self.present.items():
             self.modalities[name] = zero_absent(self.modalities[name], present)
         put(self, "lengths", {name: self._length(name, values) for name, values in self.lengths.items()})
-        for name in self.modalities:
-            _check_finite(name, self.modalities[name], self.lengths.get(name))
+        for name, length in self.lengths.items():
+            values = self.modalities[name]
+            self.modalities[name] = zero_absent(values, valid_steps(length, values.shape[1]))
+        for name, values in self.modalities.items():
+            _check_finite(name, values)
         put(self, "label", _label(self.label, len(self)))
         put(self, "split", _split(self.split, len(self)))
 
@@ -66,6 +69,15 @@ class Features:
     def dims(self) -> dict[str, int]:
         """Modality name → number of channels l."""
         return {name: values.shape[-1] for name, values in self.modalities.items()}
+
+    @property
+    def steps(self) -> dict[str, Tensor]:
+        """Name of every sequence → its valid steps `(N,)`, whether `lengths` says so or all are; for layers."""
+        return {
+            name: self.lengths.get(name, torch.full((len(self),), values.shape[1], device=self.device))
+            for name, values in self.modalities.items()
+            if values.ndim == 3
+        }
 
     @property
     def task(self) -> str | None:
@@ -156,13 +168,13 @@ class Features:
 
         .. math:: \bar f = \frac{1}{T_n} \sum_{t < T_n} f_t, \qquad (N, T, l) \to (N, l)
 
-        This is what training uses; fuse the steps themselves by calling a layer with batch axes `(N, T)`.
+        For what needs vectors: training and layers take sequences as they are.
         """
         pooled = {
-            name: values if values.ndim == 2 else _mean_of_steps(values, self.lengths.get(name))
-            for name, values in self.modalities.items()
+            name: mean_of_valid(self.modalities[name], valid_steps(steps, self.modalities[name].shape[1]))
+            for name, steps in self.steps.items()
         }
-        return replace(self, modalities=pooled, lengths={})
+        return replace(self, modalities=self.modalities | pooled, lengths={})
 
     def to(self, device: torch.device | str) -> "Features":
         """The same features on a device."""
@@ -247,22 +259,8 @@ def _check_not_empty(present: Mapping[str, Tensor], modalities: int) -> None:
         )
 
 
-def _valid_steps(values: Tensor, length: Tensor | None) -> Tensor:
-    """Which steps of `(N, T, l)` are valid, as booleans `(N, T, 1)`."""
-    steps = torch.arange(values.shape[1], device=values.device)
-    ends = torch.full_like(values[:, 0, 0], values.shape[1]) if length is None else length
-    return (steps < ends[:, None])[..., None]
-
-
-def _mean_of_steps(values: Tensor, length: Tensor | None) -> Tensor:
-    valid = _valid_steps(values, length)
-    return torch.where(valid, values, torch.zeros_like(values)).sum(dim=1) / valid.sum(dim=1)
-
-
-def _check_finite(name: str, values: Tensor, length: Tensor | None) -> None:
+def _check_finite(name: str, values: Tensor) -> None:
     bad = ~torch.isfinite(values)
-    if values.ndim == 3:
-        bad &= _valid_steps(values, length)
     if bool(bad.any()):
         first = tuple(bad.nonzero()[0].tolist())
         raise ValueError(

@@ -35,7 +35,7 @@ class Comparison:
         recipe: Of every run.
         seeds: How many.
         random_split: Whether each seed drew its own split, because the features had none.
-        flops: Layer → floating-point operations of a sample's forward pass.
+        flops: Layer → floating-point operations of a sample's forward pass, sequences as long as they may be.
         times: Layer → time of a training step's passes over that of concatenation, measured side by side.
         baselines: The layers among them that are baselines.
         diagnostics: Layer → figure → one value for each seed, where they were asked for.
@@ -198,14 +198,15 @@ def compare(
             if recipe.extractor is not None and seed not in alone:
                 alone[seed] = probes_alone(features, recipe, seed, task)
             _append(inside.setdefault(name, {}), diagnose(run, features, alone.get(seed)))
+    steps = {name: features.modalities[name].shape[1] for name in features.steps}
     return Comparison(
         scores,
         {name: run.parameters for name, run in first.items()},
         recipe,
         seeds,
         random_split=features.split is None,
-        flops={name: flops(run.model) for name, run in first.items()},
-        times=_times(first, features, recipe),
+        flops={name: flops(run.model, steps) for name, run in first.items()},
+        times=_times(first, features, recipe, steps),
         baselines=bars,
         diagnostics=inside,
         task=next(iter(first.values())).task.kind,
@@ -217,11 +218,17 @@ def _append(lists: dict[str, list[float]], values: Mapping[str, float]) -> None:
         lists.setdefault(name, []).append(value)
 
 
-def _times(first: dict[str, Run], features: Features, recipe: Recipe) -> dict[str, float]:
+def _times(
+    first: dict[str, Run], features: Features, recipe: Recipe, steps: Mapping[str, int]
+) -> dict[str, float]:
     run = next(iter(first.values()))
-    beside = build_model(Concatenation(run.dims), run.task, recipe).to(features.device)
-    batch = min(recipe.batch_size, len(features))
-    return relative_times({name: one.model for name, one in first.items()}, beside=beside, batch=batch)
+    beside = build_model(Concatenation(run.dims), run.task, recipe, run.sequences).to(features.device)
+    return relative_times(
+        {name: one.model for name, one in first.items()},
+        beside=beside,
+        batch=min(recipe.batch_size, len(features)),
+        steps=steps,
+    )
 
 
 def _makers(layers: Iterable[str] | Mapping[str, Maker]) -> dict[str, Maker]:

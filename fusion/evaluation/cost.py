@@ -1,36 +1,56 @@
 """What a model costs: floating-point operations, and time beside another model."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from statistics import median
 
 import torch
-from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..model import FusionModel
+from ..training.batch import Batch
 
 WARM_UP = 3
 """Rounds that are not counted."""
 
 
-@torch.no_grad()
-def flops(model: FusionModel) -> int:
+def flops(model: FusionModel, steps: Mapping[str, int] | None = None) -> int:
     """Floating-point operations of one sample's forward pass with all modalities, two for a multiply-add.
 
-    Those of matrix products, counted as they run by :class:`torch.utils.flop_counter.FlopCounterMode`; what
-    is done entry by entry is left out, as usual.
+    Those of matrix products, see :func:`operations`.
+
+    Arguments:
+        model: Any.
+        steps: Of the modalities that are sequences; None: there are none.
     """
-    was_training = model.training
-    counter = FlopCounterMode(display=False)
-    with counter:
-        model.eval()(_sample(model, 1))
+    was_training, sample = model.training, _sample(model, 1, steps)
+    model.eval()
+    found = operations(lambda: model(*sample))
     model.train(was_training)
+    return found
+
+
+def operations(call: Callable[[], object]) -> int:
+    """Floating-point operations of the matrix products in a call, two for a multiply-add.
+
+    Counted as they run by :class:`torch.utils.flop_counter.FlopCounterMode`; what is done entry by entry is left
+    out, as usual. Attention runs as the products it consists of: torch's faster forms of it, and of a whole
+    transformer layer where no gradients are wanted, are single calls in which nothing would be counted.
+    """
+    counter = FlopCounterMode(display=False)
+    with counter, torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        call()
     return int(counter.get_total_flops())
 
 
 def relative_times(
-    models: Mapping[str, FusionModel], *, beside: FusionModel, batch: int = 64, rounds: int = 40
+    models: Mapping[str, FusionModel],
+    *,
+    beside: FusionModel,
+    batch: int = 64,
+    rounds: int = 40,
+    steps: Mapping[str, int] | None = None,
 ) -> dict[str, float]:
     """Time of a forward and backward pass over that of another model, on random features.
 
@@ -45,6 +65,7 @@ def relative_times(
         beside: The model whose time counts as 1, usually concatenation.
         batch: Samples in a pass.
         rounds: How many are counted, 1 or more.
+        steps: See :func:`flops`.
 
     Raises:
         ValueError: `batch` or `rounds` below 1.
@@ -56,16 +77,18 @@ def relative_times(
     for number in range(WARM_UP + rounds):
         for name, model in models.items():
             if number % 2:
-                own, bar = _seconds(model, batch), _seconds(beside, batch)
+                own, bar = _seconds(model, batch, steps), _seconds(beside, batch, steps)
             else:
-                bar, own = _seconds(beside, batch), _seconds(model, batch)
+                bar, own = _seconds(beside, batch, steps), _seconds(model, batch, steps)
             if number >= WARM_UP:
                 ratios[name].append(own / bar)
     return {name: median(found) for name, found in ratios.items()}
 
 
-def _seconds(model: FusionModel, batch: int) -> float:
-    features = {name: values.requires_grad_() for name, values in _sample(model, batch).items()}
+def _seconds(model: FusionModel, batch: int, steps: Mapping[str, int] | None) -> float:
+    features, present, lengths = _sample(model, batch, steps)
+    for values in features.values():
+        values.requires_grad_()
     was_training = model.training
     state = {name: values.clone() for name, values in model.named_buffers()}
     model.train()
@@ -73,7 +96,7 @@ def _seconds(model: FusionModel, batch: int) -> float:
     clock = time.perf_counter if on_gpu else time.process_time
     _wait(on_gpu)
     began = clock()
-    predicted = model(features)
+    predicted = model(features, present, lengths)
     torch.stack([predicted.logits.sum(), *predicted.losses.values()]).sum().backward()
     _wait(on_gpu)
     seconds = clock() - began
@@ -84,9 +107,13 @@ def _seconds(model: FusionModel, batch: int) -> float:
     return seconds
 
 
-def _sample(model: FusionModel, batch: int) -> dict[str, Tensor]:
-    like = next(model.parameters())
-    return {name: like.new_empty(batch, length).normal_() for name, length in model.layer.dims.items()}
+def _sample(model: FusionModel, batch: int, steps: Mapping[str, int] | None) -> Batch:
+    like, steps = next(model.parameters()), steps or {}
+    features = {
+        name: like.new_empty(batch, *([steps[name]] if name in steps else []), length).normal_()
+        for name, length in model.layer.dims.items()
+    }
+    return Batch(features, {}, {name: torch.full((batch,), n, device=like.device) for name, n in steps.items()})
 
 
 def _wait(on_gpu: bool) -> None:

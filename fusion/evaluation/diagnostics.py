@@ -86,11 +86,12 @@ def encoder_damage(run: Run, features: Features, alone: Mapping[str, float]) -> 
 def probes(run: Run, features: Features) -> dict[str, float]:
     """Test score of a linear probe on each modality's encoded features: accuracy, or R² of a regression.
 
-    The probe is fitted to the run's training samples: logistic or ridge regression, on standardised inputs.
+    The probe is fitted to the run's training samples: logistic or ridge regression, on standardised inputs. It
+    takes vectors: where an extractor gives the steps of a sequence, or there is none, their mean.
     """
     train_part, test_part = _part(run, features, "train"), _part(run, features, "test")
     with torch.no_grad():
-        inputs, unseen = run.model.encode(_values(run, train_part)), run.model.encode(_values(run, test_part))
+        inputs, unseen = (run.model.vectors(*run.batch(part)) for part in (train_part, test_part))
     assert train_part.label is not None
     assert test_part.label is not None
     return {name: _probe(inputs[name], train_part.label, unseen[name], test_part.label) for name in run.dims}
@@ -107,14 +108,15 @@ def gradient_alignment(run: Run, features: Features) -> dict[str, float]:
     """
     test = _part(run, features, "test")
     model = run.model.eval()
-    values = {name: one.requires_grad_() for name, one in _values(run, test).items()}
-    own = model(values).losses
+    batch = run.batch(test)
+    values = {name: one.requires_grad_() for name, one in batch.features.items()}
+    own = model(*batch).losses
     if not own:
         return {}
     task_only = replace(run.recipe, reconstruction_weight=0.0)
     assert test.label is not None
     with seeded(run.seed, VALIDATE):
-        task_loss, _ = step_loss(model, values, test.label, run.task, task_only)
+        task_loss, _ = step_loss(model, batch, test.label, run.task, task_only)
     found = {}
     for name in run.dims:
         extractor = list(model.encoders[name].parameters()) if name in model.encoders else []
@@ -169,11 +171,6 @@ def _part(run: Run, features: Features, part: str) -> Features:
     if not bool(have.any()):
         raise ValueError(f"no {part} sample has every modality, so the layer cannot be looked into.")
     return chosen.rows(have)
-
-
-def _values(run: Run, features: Features) -> dict[str, Tensor]:
-    like = next(run.model.parameters())
-    return {name: values.to(like) for name, values in features.modalities.items()}
 
 
 def _flat(gradients: tuple[Tensor | None, ...], like: list[Tensor]) -> Tensor:

@@ -21,7 +21,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ..distributed import total
 from .covariance import Coherence, Whitening, positive_definite, slices
 from .spectral import Spectrum
 
@@ -65,23 +64,19 @@ class Moments(nn.Module):
 
     @torch.no_grad()
     def update(self, rows: Tensor) -> bool:
-        """Take in samples that have every modality, `(B, L)`, of all processes together.
+        """Take in samples that have every modality, `(B, L)`.
 
         Fewer than two, or fewer than there are modalities, are left out, because such a batch has no unrelated
-        samples. Returns whether there were any.
+        samples. Returns whether they were enough.
         """
-        rows = rows.to(self.mean)
-        enough = len(rows) >= max(2, len(self.dims))
-        # Every process has to take part in the sums, whatever it brings.
-        rows = rows if enough else rows[:0]
-        count = float(total(rows.new_tensor(float(len(rows)))))
-        if count == 0:
+        count = len(rows)
+        if count < max(2, len(self.dims)):
             return False
-        mean = total(rows.sum(0)) / count
+        rows = rows.to(self.mean)
+        mean = rows.mean(0)
         centred = rows - mean
-        covariance = total(centred.mT @ centred) / count
         mixed = self._mixed(centred)
-        unrelated = total(mixed.mT @ mixed) / count
+        covariance, unrelated = (one.mT @ one / count for one in (centred, mixed))
         self.seen.add_(count)
         if self.memory is not None:
             self.seen.clamp_(max=max(self.memory, count))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
+from ..distributed import gathered
 from ..grounded.covariance import Coherence, Whitening, slices
 from ..grounded.moments import Moments
 from ..grounded.settled import Knobs, Noise, Settled, settle, split_maps
@@ -218,7 +219,7 @@ class CellGMF(FusionLayer):
             raise RuntimeError("CellGMF: following features in training cannot be part of a compiled graph.")
         assert self.moments is not None
         complete = torch.stack(list(present.values())).all(dim=0)
-        rows = torch.cat([values[complete] for values in features.values()], dim=-1)
+        rows = gathered(torch.cat([values[complete] for values in features.values()], dim=-1))
         if not self.moments.update(rows.detach()):
             return None
         if int(self.passes) % self.refresh == 0:

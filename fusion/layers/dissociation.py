@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .layer import Fused, FusionLayer
 from .numbers import choice, weight
-from .presence import Presence, mean_over_present, zero_absent
+from .presence import Presence, mean_of_valid, mean_over_present, zero_absent
 
 PARTNERS = ("next", "mean")
 ABSENT = ("zeros", "learned")
@@ -142,19 +142,46 @@ class DissociationLayer(FusionLayer):
 
     def fuse(self, features: dict[str, Tensor], present: Presence) -> Fused:
         """The steps of the class; see :class:`FusionLayer` for the arguments."""
-        inner, outer = self._divide(features, present)
-        invariant = {name: self.gather_invariant[name](inner[name]) for name in self.dims}
-        specific = {name: self.gather_specific[name](outer[name]) for name in self.dims}
-        fused = {
-            name: torch.cat([self._partner_part(name, invariant, present), specific[name]], dim=-1)
+        invariant, specific = self._gather(features, present)
+        joined = {name: self._partner_part(name, invariant, present) for name in self.dims}
+        fused = _reassemble(joined, specific)
+        return Fused(fused, invariant, specific, self._losses(features, fused, present))
+
+    def fuse_steps(self, features: dict[str, Tensor], present: Presence) -> tuple[Fused, Presence]:
+        r"""The same for every step of sequences, whose partners join with what is invariant in them on average.
+
+        .. math:: Z_{m,t} = [\, \bar c_m \; ; \; s_{m,t} \,], \qquad c_k = \operatorname{mean}_t c_{k,t}
+
+        Sequences need not be synchronous. With linear maps the mean over steps of :math:`Z_{m,t}` is what
+        :meth:`fuse` makes of the means of the sequences.
+
+        Arguments:
+            features: `{name: (N, T_m, l_m)}`, zero where nothing is present.
+            present: `{name: (N, T_m)}`, the valid steps.
+
+        Returns:
+            `fused` of every step, `{name: (N, T_m, d)}`, `invariant` and `specific` as means over steps,
+            `{name: (N, ...)}`; and which steps of `fused` hold something: the valid ones, and one of a modality
+            that has none but whose partner is there.
+        """
+        invariant, specific = self._gather(features, present)
+        there = {name: valid.any(dim=-1) for name, valid in present.items()}
+        # The steps of one that is absent are all what the maps make of its placeholder.
+        counted = {name: valid | ~there[name].unsqueeze(-1) for name, valid in present.items()}
+        means = {name: mean_of_valid(values, counted[name]) for name, values in invariant.items()}
+        joined = {
+            name: self._partner_part(name, means, there).unsqueeze(-2).expand(*values.shape[:-1], -1)
+            for name, values in specific.items()
+        }
+        fused = _reassemble(joined, specific)
+        holding = self.fused_present(there)
+        first = {name: torch.arange(valid.shape[-1], device=valid.device) == 0 for name, valid in present.items()}
+        valid = {
+            name: present[name] | ((holding[name] & ~there[name]).unsqueeze(-1) & first[name])
             for name in self.dims
         }
-        errors = [
-            mean_over_present(self.distance(features[name], self.reconstruction[name](values)), present[name])
-            for name, values in fused.items()
-        ]
-        loss = self.reconstruction_weight * torch.stack(errors).sum()
-        return Fused(fused, invariant, specific, {"reconstruction": loss})
+        own = {name: mean_of_valid(values, counted[name]) for name, values in specific.items()}
+        return Fused(fused, means, own, self._losses(features, fused, present)), valid
 
     def extra_repr(self) -> str:
         """The lengths and the settings, for `repr`."""
@@ -163,6 +190,23 @@ class DissociationLayer(FusionLayer):
             f"partner={self.partner}, specific_share={self.specific_share}, absent={self.absent}, "
             f"reconstruction_weight={self.reconstruction_weight}"
         )
+
+    def _gather(
+        self, features: dict[str, Tensor], present: Presence
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        inner, outer = self._divide(features, present)
+        invariant = {name: self.gather_invariant[name](inner[name]) for name in self.dims}
+        specific = {name: self.gather_specific[name](outer[name]) for name in self.dims}
+        return invariant, specific
+
+    def _losses(
+        self, features: dict[str, Tensor], fused: dict[str, Tensor], present: Presence
+    ) -> dict[str, Tensor]:
+        errors = [
+            mean_over_present(self.distance(features[name], self.reconstruction[name](values)), present[name])
+            for name, values in fused.items()
+        ]
+        return {"reconstruction": self.reconstruction_weight * torch.stack(errors).sum()}
 
     def _divide(
         self, features: dict[str, Tensor], present: Presence
@@ -186,6 +230,10 @@ class DissociationLayer(FusionLayer):
         total = torch.stack([zero_absent(invariant[other], present[other]) for other in others]).sum(dim=0)
         count = torch.stack([present[other] for other in others]).sum(dim=0).unsqueeze(-1)
         return torch.where(count > 0, total / count.clamp(min=1), invariant[name])
+
+
+def _reassemble(joined: dict[str, Tensor], specific: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: torch.cat([joined[name], specific[name]], dim=-1) for name in joined}
 
 
 def per_modality(what: str, value: float | Mapping[str, float], dims: Mapping[str, int]) -> dict[str, float]:

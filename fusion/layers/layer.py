@@ -139,10 +139,7 @@ class FusionLayer(nn.Module, ABC):
         checked, here = self.check(features, present, lengths)
         if self.tokens:
             return self._fuse_tokens(checked, here, sequences)
-        for name in sequences:
-            checked[name] = mean_of_valid(checked[name], here[name])
-            here[name] = here[name].any(dim=-1)
-        return self.fuse(checked, here)
+        return self.fuse(*pooled(checked, here, sequences))
 
     def check(
         self,
@@ -227,6 +224,14 @@ class FusionLayer(nn.Module, ABC):
         if not torch.is_autocast_enabled(device.type):
             _check_same("dtype", dtypes)
         return batches[next(iter(self.dims))], device
+
+
+def pooled(
+    features: Mapping[str, Tensor], present: Presence, sequences: Iterable[str]
+) -> tuple[dict[str, Tensor], Presence]:
+    """What :meth:`FusionLayer.check` returns, with the mean of the valid steps in the place of `sequences`."""
+    means = {name: mean_of_valid(features[name], present[name]) for name in sequences}
+    return {**features, **means}, present | {name: present[name].any(dim=-1) for name in means}
 
 
 def _checked_dims(dims: Mapping[str, int], fewest: int) -> dict[str, int]:

@@ -1,10 +1,11 @@
 """One fusion layer before another: GMF as the front-end of an attention back-end."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import cast
 
 from torch import Tensor
 
+from .dissociation import DissociationLayer
 from .layer import Fused, FusionLayer
 from .presence import Presence
 
@@ -16,9 +17,11 @@ class Stacked(FusionLayer):
 
     `Stacked(GMF(dims), MBT)` is the G-MBT of the GMF paper. `fused` is the back-end's, `invariant` and
     `specific` are the front-end's. Losses of the front-end keep their names; those of the back-end are
-    called `back_<name>`. To the back-end an entry is present if it holds anything
+    called `back_<name>`. A back-end of tokens gets sequences step by step from a
+    :class:`~fusion.layers.dissociation.DissociationLayer` (see its `fuse_steps`); from any other front-end it gets
+    one vector an entry, made of the means of the sequences. To the back-end an entry is present if it holds anything
     (:meth:`FusionLayer.fused_present`): that of an absent modality does, when GMF has put the invariant part
-    of a present one into it. A front-end with a method `fit` lends it.
+    of a present one into it. A front-end that is measured makes this layer one.
 
     Arguments:
         front: A layer of vectors.
@@ -43,6 +46,7 @@ class Stacked(FusionLayer):
                 f"back must be made for the entries {front.fused_dims} of the front, got one for {self.back.dims}."
             )
         self.late = self.back.late
+        self.tokens = self.back.tokens and isinstance(front, DissociationLayer)
 
     @property
     def fused_dims(self) -> dict[str, int]:
@@ -73,7 +77,11 @@ class Stacked(FusionLayer):
 
     def fuse(self, features: dict[str, Tensor], present: Presence) -> Fused:
         """Front, then back; see :class:`FusionLayer` for the arguments."""
-        divided = self.front(features, present)
-        found = self.back(divided.fused, self.front.fused_present(present))
+        if self.tokens:
+            divided, valid = cast(DissociationLayer, self.front).fuse_steps(features, present)
+            found = self.back.fuse(divided.fused, valid)
+        else:
+            divided = self.front(features, present)
+            found = self.back(divided.fused, self.front.fused_present(present))
         losses = divided.losses | {f"back_{name}": loss for name, loss in found.losses.items()}
         return Fused(found.fused, divided.invariant, divided.specific, losses)

@@ -19,12 +19,13 @@ from ..layers.presence import Presence, random_subsets
 from ..layers.registry import Maker, find_layer
 from ..model import FusionModel
 from ..randomness import seeded
+from .batch import Batch, batch_of, chunks
 from .checkpoint import Checkpoint, fingerprint, load_checkpoint, save_checkpoint
 from .engine import Engine, engine_for
 from .log import Log
 from .objective import step_loss
 from .recipe import DEFAULT, Recipe
-from .run import CHUNK, Epoch, Run, build_model
+from .run import Epoch, Run, build_model
 from .task import Task, posed
 
 INITIALISE, TRAIN, VALIDATE, ORDER = range(4)
@@ -45,8 +46,9 @@ def train(
 ) -> Run:
     """Train a fusion layer and a head on the training samples of features.
 
-    Sequences are pooled; the model has torch's default dtype and the device of the features. A layer with a
-    method `fit` is first given the training samples that have every modality, `{name: (N, l)}`, unscaled. The
+    Sequences are taken whole: layers of tokens get their steps, others their mean. The model has torch's default
+    dtype and the device of the features. A layer that is `measured` is first given the training samples that
+    have every modality as vectors, `{name: (N, l)}`, sequences as their means, unscaled. The
     seed decides the initial weights, the batches, the subsets of modalities, dropout, the conflicts of that
     task, and the split of features that have none; torch's global generators are left as they were.
 
@@ -102,6 +104,7 @@ class _Trainer:
     ) -> None:
         self.recipe, self.seed, self.engine = recipe, seed, engine
         self.task, self.data = task, fingerprint(features)
+        self.sequences = tuple(features.steps)
         self.training = features.train
         self.validation = features.validation if features.has("validation") else None
         _check(task, recipe, engine, len(self.training), self.validation)
@@ -191,9 +194,9 @@ class _Trainer:
             return None, None
         self.model.eval()
         summed, right = 0.0, 0.0
-        for rows in torch.arange(len(self.validation), device=self.validation.device).split(CHUNK):
-            features, label, present = self._batch(self.validation, rows)
-            loss, logits = step_loss(self.model, features, label, self.task, self.recipe, present=present)
+        for rows in chunks(self.validation, self.recipe.batch_size):
+            batch, label = self._batch(self.validation, rows)
+            loss, logits = step_loss(self.model, batch, label, self.task, self.recipe)
             summed += float(loss) * len(rows)
             right += (self.task.accuracy(logits, label) or 0.0) * len(rows)
         samples = len(self.validation)
@@ -226,6 +229,7 @@ class _Trainer:
             self.recipe,
             self.seed,
             self.data,
+            self.sequences,
             self.history,
             self.kept,
         )
@@ -238,20 +242,17 @@ class _Trainer:
     def _build(self, layer: str | Maker | FusionLayer) -> FusionModel:
         maker = find_layer(layer) if isinstance(layer, str) else layer
         layer = maker if isinstance(maker, FusionLayer) else maker(self.training.dims)
-        example = {name: values[:1] for name, values in self.training.modalities.items()}
-        layer.check(example)  # before anything is trained: are these the modalities it was made for?
-        model = build_model(layer, self.task, self.recipe).to(self.training.device)
+        first = self._batch(self.training, torch.arange(1))[0]
+        layer.check(*first)  # before anything is trained: are these the modalities it was made for?
+        model = build_model(layer, self.task, self.recipe, self.sequences).to(self.training.device)
         if layer.measured:
             with torch.no_grad():
-                layer.fit(model.encode(self._batch(self.training, _complete(self.training))[0]))
+                layer.fit(model.vectors(*self._batch(self.training, _complete(self.training))[0]))
         return model
 
-    def _batch(self, features: Features, rows: Tensor) -> tuple[dict[str, Tensor], Tensor, Presence | None]:
+    def _batch(self, features: Features, rows: Tensor) -> tuple[Batch, Tensor]:
         assert features.label is not None  # Task.of has seen to it
-        dtype = torch.get_default_dtype()
-        modalities = {name: values[rows].to(dtype) for name, values in features.modalities.items()}
-        present = {name: values[rows] for name, values in features.present.items()}
-        return modalities, features.label[rows], present or None
+        return batch_of(features, rows, torch.empty((), device=features.device)), features.label[rows]
 
     def _steps(self) -> int:
         """Batches of an epoch, each with a sample for every process."""
@@ -321,14 +322,10 @@ class _Step(nn.Module):
         super().__init__()
         self.model, self.task, self.recipe = model, task, recipe
 
-    def forward(
-        self, features: dict[str, Tensor], label: Tensor, present: Presence | None, subsets: Presence | None
-    ) -> Tensor:
+    def forward(self, batch: Batch, label: Tensor, subsets: Presence | None) -> Tensor:
         """The arguments are those of :func:`step_loss`."""
         with torch.autocast(label.device.type, torch.bfloat16, enabled=self.recipe.mixed_precision):
-            return step_loss(
-                self.model, features, label, self.task, self.recipe, present=present, subsets=subsets
-            )[0]
+            return step_loss(self.model, batch, label, self.task, self.recipe, subsets)[0]
 
 
 def _complete(features: Features) -> Tensor:
@@ -346,10 +343,6 @@ def _check(task: Task, recipe: Recipe, engine: Engine, samples: int, validation:
         raise ValueError(f"patience {recipe.patience} needs validation samples (value 1 of split), got none.")
     if samples < engine.processes:
         raise ValueError(f"{engine.processes} processes need a training sample each, got {samples}.")
-    if task.kind == "retrieval" and engine.processes > 1:
-        raise ValueError(
-            "retrieval compares the samples of a batch, which processes do not share: start one."
-        )
 
 
 def _optimiser(model: FusionModel, recipe: Recipe) -> torch.optim.Optimizer:

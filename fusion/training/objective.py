@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
-from ..distributed import processes, total
+from ..distributed import gathered, processes, total
 from ..layers.presence import Presence, everywhere, only, random_subsets, zero_absent
 from ..model import FusionModel
+from .batch import Batch
 from .contrast import contrastive_loss
 from .recipe import Recipe
 from .task import Task
@@ -13,12 +14,10 @@ from .task import Task
 
 def step_loss(
     model: FusionModel,
-    features: dict[str, Tensor],
+    batch: Batch,
     label: Tensor,
     task: Task,
     recipe: Recipe,
-    *,
-    present: Presence | None = None,
     subsets: Presence | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The loss that :class:`Recipe` defines on a batch, and the logits with all that is present.
@@ -28,22 +27,20 @@ def step_loss(
     gives its samples the weight that makes the mean over processes the mean over all samples.
 
     Arguments:
-        features: `{name: (N, l)}`, or what the model's encoders take.
+        batch: What the model takes, which modalities the samples have, and how long sequences are.
         label: `(N,)`.
-        present: `{name: (N,)}`, which modalities the samples have; None: all.
         subsets: `{name: (N,)}`, the random subsets; None: drawn here, where the recipe wants them.
 
     Returns:
         A scalar and `(N, outputs)`.
     """
     names = list(model.layer.dims)
-    have = everywhere(names, label.shape, label.device) | (present or {})
-    encoded = model.encode(features, present)
-    whole = model.decide(encoded, present)
+    have = everywhere(names, label.shape, label.device) | batch.present
+    encoded = batch._replace(features=model.encode(*batch))
+    whole = model.decide(*encoded)
     if task.kind == "retrieval":
-        patterns = _each_alone(have)
-        embeddings = _logits_under(patterns, model, encoded)
-        loss = contrastive_loss(embeddings, label, torch.stack(list(have.values())), recipe.temperature)
+        embeddings = _logits_under(_each_alone(have), model, encoded)
+        loss = _contrast(model, embeddings, label, have, recipe)
     else:
         loss = _task_loss(model, encoded, whole.logits, label, task, recipe, have, subsets)
     if whole.losses:
@@ -54,9 +51,19 @@ def step_loss(
     return loss, whole.logits
 
 
+def _contrast(
+    model: FusionModel, embeddings: Tensor, label: Tensor, have: Presence, recipe: Recipe
+) -> Tensor:
+    present = torch.stack(list(have.values()))
+    if model.training:  # with the samples of all processes; in validation each process has them all
+        embeddings, label = gathered(embeddings, dim=1), gathered(label)
+        present = gathered(present.long(), dim=1).bool()
+    return contrastive_loss(embeddings, label, present, recipe.temperature)
+
+
 def _task_loss(
     model: FusionModel,
-    encoded: dict[str, Tensor],
+    encoded: Batch,
     logits: Tensor,
     label: Tensor,
     task: Task,
@@ -82,11 +89,14 @@ def _task_loss(
     return torch.stack([weight * mean for weight, mean in zip(weights, means, strict=True)]).sum()
 
 
-def _logits_under(patterns: list[Presence], model: FusionModel, encoded: dict[str, Tensor]) -> Tensor:
+def _logits_under(patterns: list[Presence], model: FusionModel, encoded: Batch) -> Tensor:
     """Logits `(P, N, outputs)` under P patterns of presence, in one pass with the patterns as leading axis."""
-    present = {name: torch.stack([pattern[name] for pattern in patterns]) for name in encoded}
-    repeated = {name: values.expand(len(patterns), *values.shape) for name, values in encoded.items()}
-    return model.decide(repeated, present).logits
+    present = {name: torch.stack([pattern[name] for pattern in patterns]) for name in encoded.features}
+    features, lengths = (
+        {name: values.expand(len(patterns), *values.shape) for name, values in part.items()}
+        for part in (encoded.features, encoded.lengths)
+    )
+    return model.decide(features, present, lengths).logits
 
 
 def _within(pattern: Presence, have: Presence) -> Presence:

@@ -44,8 +44,9 @@ class Recipe:
         each_alone: Include the mean of :math:`L_{\mathrm{only}\;m}`.
         reconstruction_weight: *w*.
         temperature: Of the contrastive loss.
-        extractor: Width of the hidden layer of an extractor for each modality (linear, ReLU, linear, with as
-            many outputs as inputs), trained through the fusion layer; None: features are taken as they are.
+        extractor: Width of the hidden layer of an extractor for each modality (linear, ReLU, linear; for a
+            sequence a recurrent one, which gives its steps to layers of tokens and their mean to others; with
+            as many outputs as inputs), trained through the fusion layer; None: features are taken as they are.
         hidden: Width of the head's hidden layer; None: a linear head.
         dropout: In the head.
         keep: `last` keeps the weights of the last epoch, `best` those of the epoch with the lowest

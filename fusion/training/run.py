@@ -1,28 +1,27 @@
 """A trained model with all that is needed to use it, judge it and build it again."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pnp.atomic import replacing
 
 from ..data.features import Features
-from ..encoders import VectorEncoder
+from ..encoders import RecurrentEncoder, VectorEncoder
 from ..extras import require
 from ..layers.layer import FusionLayer
 from ..layers.registry import LAYERS, find_layer
 from ..model import FusionModel
+from .batch import Batch, batch_of, chunks
 from .recipe import Recipe
 from .task import Task
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "run.json"
-CHUNK = 1024
-"""Samples predicted at once."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,7 @@ class Run:
         task: What is predicted.
         recipe, seed: How it was trained. The seed also made the split of features that have none.
         data: Fingerprint of the features it was trained on.
+        sequences: The modalities that are sequences.
         history: One entry an epoch.
         kept: The epoch whose weights these are.
     """
@@ -65,6 +65,7 @@ class Run:
     recipe: Recipe
     seed: int
     data: str
+    sequences: tuple[str, ...]
     history: list[Epoch]
     kept: int
 
@@ -91,13 +92,13 @@ class Run:
         """What the model gives for each sample before anything is decided, `(N, outputs)`.
 
         Arguments:
-            features: With the modalities of the run; others are ignored, sequences are pooled. What the
-                features themselves say is absent stays absent.
+            features: With the modalities of the run, sequences where it was trained on such; others are
+                ignored. What the features themselves say is absent stays absent.
             present: `{name: (N,)}` of booleans; None: all.
 
         Raises:
-            ValueError: A modality of the run that is missing or has another length, or a sample of which
-                nothing is present.
+            ValueError: A modality of the run that is missing, has another length, or is a sequence where it
+                was none or none where it was one; or a sample of which nothing is present.
         """
         parts = [self.model(*chunk).logits for chunk in self._chunks(features, present)]
         return torch.cat(parts).to(features.device)
@@ -114,19 +115,29 @@ class Run:
         invariant, specific = [one.invariant for one in fused], [one.specific for one in fused]
         return _joined(invariant), _joined(specific)
 
-    def _chunks(
-        self, features: Features, present: Mapping[str, Tensor] | None
-    ) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor] | None]]:
-        """The arguments of the model, a thousand samples at a time."""
-        features, like = features.select(list(self.dims)).pooled(), next(self.model.parameters())
-        seen = dict(features.present)
-        for name, values in (present or {}).items():
-            seen[name] = seen[name] & values if name in seen else values
-        for start in range(0, len(features), CHUNK):
-            rows = slice(start, start + CHUNK)
-            chunk = {name: values[rows].to(like) for name, values in features.modalities.items()}
-            here = {name: values[rows].to(like.device) for name, values in seen.items()}
-            yield chunk, here or None
+    def batch(self, features: Features) -> Batch:
+        """The arguments of the model for all samples at once; errors are those of :meth:`logits`."""
+        chosen = self._chosen(features)
+        return batch_of(chosen, torch.arange(len(chosen)), next(self.model.parameters()))
+
+    def _chunks(self, features: Features, present: Mapping[str, Tensor] | None) -> Iterator[Batch]:
+        """The arguments of the model, some samples at a time."""
+        features, like = self._chosen(features), next(self.model.parameters())
+        for rows in chunks(features, self.recipe.batch_size):
+            batch = batch_of(features, rows, like)
+            for name, values in (present or {}).items():
+                here = values[rows].to(like.device)
+                batch.present[name] = batch.present[name] & here if name in batch.present else here
+            yield batch
+
+    def _chosen(self, features: Features) -> Features:
+        chosen = features.select(list(self.dims))
+        if tuple(chosen.steps) != self.sequences:
+            raise ValueError(
+                f"features must have the sequences of the training ({', '.join(self.sequences) or 'none'}), "
+                f"got {', '.join(chosen.steps) or 'none'}; `pooled()` makes vectors of all."
+            )
+        return chosen
 
     def save(self, folder: Path | str) -> None:
         """Write the weights (`model.safetensors`) and the description (`run.json`), each atomically.
@@ -145,6 +156,7 @@ class Run:
             "recipe": asdict(self.recipe),
             "seed": self.seed,
             "data": self.data,
+            "sequences": self.sequences,
             "kept": self.kept,
             "history": [asdict(epoch) for epoch in self.history],
         }
@@ -171,25 +183,39 @@ def load_run(folder: Path | str, layer: FusionLayer | None = None) -> Run:
     try:
         saved = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         recipe, task = Recipe(**saved["recipe"]), Task(**saved["task"])
-        history = [Epoch(**epoch) for epoch in saved["history"]]
+        history, sequences = [Epoch(**epoch) for epoch in saved["history"]], tuple(saved["sequences"])
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{folder / DESCRIPTION} is not a run of this version: {error}") from error
     if layer is None and saved["layer"] not in LAYERS:
         raise ValueError(f"{folder} holds a layer that was given as an object; pass {saved['layer']} again.")
-    model = build_model(layer or find_layer(saved["layer"])(saved["dims"]), task, recipe)
+    model = build_model(layer or find_layer(saved["layer"])(saved["dims"]), task, recipe, sequences)
     _load_weights(model, folder / WEIGHTS)
     return Run(
-        model.eval(), saved["layer"], task, recipe, saved["seed"], saved["data"], history, saved["kept"]
+        model.eval(),
+        saved["layer"],
+        task,
+        recipe,
+        saved["seed"],
+        saved["data"],
+        sequences,
+        history,
+        saved["kept"],
     )
 
 
-def build_model(layer: FusionLayer, task: Task, recipe: Recipe) -> FusionModel:
-    """A model around a layer, as the task and the recipe want it."""
-    encoders = {}
+def build_model(
+    layer: FusionLayer, task: Task, recipe: Recipe, sequences: Container[str] = ()
+) -> FusionModel:
+    """A model around a layer, as the task, the recipe and the modalities that are sequences want it."""
+    encoders: dict[str, nn.Module] = {}
     if recipe.extractor is not None:
         layer.follow()
         for name, length in layer.dims.items():
-            encoders[name] = VectorEncoder(length, length, width=recipe.extractor)
+            encoders[name] = (
+                RecurrentEncoder(length, length, tokens=layer.tokens, width=recipe.extractor)
+                if name in sequences
+                else VectorEncoder(length, length, width=recipe.extractor)
+            )
     return FusionModel(
         layer,
         task.outputs,

@@ -104,16 +104,16 @@ class Task:
 
 
 def posed(features: Features, kind: str | None, seed: int) -> Features:
-    """Features as a task takes them: pooled, with a split, and with labels that pose it.
+    """Features as a task takes them: with a split, and with labels that pose it.
 
-    Sequences are pooled here and nowhere else in training. `conflict` replaces modalities and labels (see
+    `conflict` replaces modalities and labels (see
     :func:`~fusion.data.conflict.with_conflicts`); `retrieval` takes samples of the same class as belonging
     together, or without labels each sample to itself alone; `regression` takes integers as numbers.
 
     Raises:
         ValueError: An unknown task, or labels that cannot pose it.
     """
-    ready = features.pooled().with_split(seed)
+    ready = features.with_split(seed)
     if kind is None:
         return ready
     _check_kind(kind)
