@@ -1,11 +1,15 @@
 """The grounded layer: measured maps, imputation of what is missing."""
 
+import itertools
+
 import pytest
 import torch
 
 from fusion.data.datasets import shared_private
 from fusion.grounded.subspaces import dissociate
-from fusion.layers.cell_gmf import CellGMF
+from fusion.grounded.settled import Noise
+from fusion.grounded.spectral import Spectrum
+from fusion.layers.cell_gmf import CellGMF, _mean_energy
 
 DIMS = {"a": 12, "b": 8, "c": 6}
 
@@ -110,3 +114,192 @@ def test_it_must_be_fitted_first(features):
     layer = CellGMF(DIMS, safety=0.5)
     with pytest.raises(ValueError, match="safety must be above 1"):
         layer.fit(features)
+
+
+def double(features):
+    return {name: values.double() for name, values in features.items()}
+
+
+def made(features=None, **settings):
+    """A layer in float64, fitted if there are features."""
+    layer = CellGMF(DIMS, **settings).double()
+    if features is not None:
+        layer.fit(features)
+    return layer
+
+
+@pytest.mark.parametrize("settings", [{}, {"form": "rotation"}, {"train": ["gain"]}, {"anchor": "b"}], ids=str)
+def test_the_two_parts_give_the_features_back(features, settings):
+    layer = made(features, **settings)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.mul_(1.3)
+    values = {name: one.double() * 100 + 5 for name, one in features.items()}
+    layer.fit(values)
+    out = layer(values)
+    back = layer.reconstruct(out.invariant, out.specific)
+    for name in DIMS:
+        torch.testing.assert_close(back[name], values[name], rtol=1e-10, atol=1e-10)
+
+
+def test_the_power_of_the_parts_adds_up(fitted, features):
+    out = fitted(double(features))
+    for name, values in double(features).items():
+        whitened = fitted.maps[name].whiten(values)
+        power = out.invariant[name].square().sum(-1) + out.specific[name].square().sum(-1)
+        torch.testing.assert_close(power, whitened.square().sum(-1))
+
+
+def test_nothing_jumps_where_channels_change_places():
+    """Two shared directions whose correlations cross: eigenvectors swap, the outputs move smoothly."""
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(4000, 2, generator=generator, dtype=torch.float64)
+    noise = torch.randn(4000, 7, generator=generator, dtype=torch.float64)
+
+    def outputs(first, second):
+        strength = torch.tensor([first, second], dtype=torch.float64)
+        features = {
+            "a": torch.cat([latents * strength, torch.zeros(4000, 2).double()], -1) + noise[:, :4],
+            "b": torch.cat([latents, torch.zeros(4000, 1).double()], -1) + noise[:, 4:],
+        }
+        layer = CellGMF({"a": 4, "b": 3}, seed=1).double()
+        layer.fit(features)
+        shown = {name: values[:50] for name, values in features.items()}
+        return layer(shown).concatenated()
+
+    steps = torch.linspace(-0.02, 0.02, 21).tolist()
+    path = [outputs(1.5 + step, 1.5 - step) for step in steps]
+    moves = [float((one - other).abs().max()) for one, other in itertools.pairwise(path)]
+    assert max(moves) < 2 * sorted(moves)[len(moves) // 2] < 0.05
+
+
+def test_a_rotation_at_the_eigenbasis_is_the_operator(features):
+    operator, rotation = made(features), made(features, form="rotation")
+    coherence = operator._kept_coherence()
+    with torch.no_grad():
+        for name in DIMS:
+            # A rotation proper: Cayley's map reaches no reflections.
+            vectors = Spectrum.of(coherence.predictability(name)).vectors.mT.clone()
+            vectors[0] *= torch.linalg.det(vectors)
+            rotation.maps[name].rotation.weight = vectors
+    rotation.fit(features)
+    values = double(features)
+    torch.testing.assert_close(
+        rotation(values).concatenated(), operator(values).concatenated(), rtol=1e-6, atol=1e-6
+    )
+
+
+def test_the_free_energy_turns_any_basis_into_the_eigenbasis(features):
+    """Minimised over rotations it finds the canonical directions (Schur-concavity), and falls on the way."""
+    torch.manual_seed(0)
+    layer = made(features, form="rotation", voltage=4.0).train()
+    optimiser = torch.optim.Adam(layer.parameters(), lr=0.05)
+    energies = []
+    for _ in range(150):
+        loss = layer(double(features)).losses["rotation_free_energy"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        energies.append(float(loss.detach()))
+    operator = made(features, voltage=4.0)
+    best = float(_mean_energy(operator._settled(operator._kept_coherence(), noise_of(operator), with_gradients=False)))
+    assert energies[0] > best + 0.01
+    assert energies[-1] == pytest.approx(best, abs=1e-4)
+    assert min(energies) > best - 1e-9  # nothing is lower than the eigenbasis
+    shown = {name: values[:200] for name, values in double(features).items()}
+    torch.testing.assert_close(layer.eval()(shown).concatenated(), operator(shown).concatenated(), rtol=0, atol=0.05)
+
+
+def noise_of(layer):
+    return {name: layer.maps[name].noise for name in DIMS}
+
+
+def test_the_energy_pulls_at_features_as_at_covariances(features, monkeypatch):
+    """With a memory of one batch the gradient is that of the energy of this very batch, by finite differences."""
+    # Noise level and shrinkage are constants to the gradient.
+    monkeypatch.setattr(Noise, "of", lambda *_: dict.fromkeys(DIMS, Noise(0.3, 3.0)))
+    monkeypatch.setattr("fusion.grounded.moments.oracle_shrinkage", lambda *_: 0.1)
+    few = {name: values[:80].double() for name, values in features.items()}
+
+    def energy(moved):
+        return CellGMF(DIMS, memory=80).double().train()(few | {"a": moved}).losses["free_energy"]
+
+    leaf = few["a"].clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(energy(leaf), leaf)
+    step = 1e-3 * gradient / gradient.norm()
+    rise = float(energy(leaf.detach() + step) - energy(leaf.detach() - step)) / 2e-3
+    # The grid follows the charges, which the gradient leaves out.
+    assert rise == pytest.approx(float(gradient.norm()), rel=1e-4)
+
+
+def test_running_covariances_come_to_what_is_measured_at_once(features):
+    follower = CellGMF(DIMS, memory=3000).double().train()
+    for start in range(0, 3000, 100):
+        follower({name: values[start : start + 100].double() for name, values in features.items()})
+    follower.eval()
+    assert not follower.measured
+    fitted = made(features)
+    for name in DIMS:
+        ours, theirs = follower.maps[name].invariant, fitted.maps[name].invariant
+        torch.testing.assert_close(ours.mT @ ours, theirs.mT @ theirs, rtol=0, atol=0.1)
+    assert follower.moments.samples == pytest.approx(3000)
+
+
+def test_samples_with_gaps_do_not_count(features):
+    present = {"a": torch.arange(100) < 40}
+    few = {name: values[:100].double() for name, values in features.items()}
+    few["a"][40:] = torch.nan
+    layer = CellGMF(DIMS, memory=500).double().train()
+    out = layer(few, present)
+    assert layer.moments.samples == pytest.approx(40)
+    assert bool(torch.isfinite(out.concatenated()).all())
+
+
+@pytest.mark.parametrize("name", ["voltage", "ground", "debye_length"])
+def test_settings_of_the_cell_are_trained_with_the_right_gradients(features, name):
+    few = {name: values[:60].double() for name, values in features.items()}
+    layer = made(features, train=[name], voltage=2.0, debye_length=0.3).train()
+    weights = torch.randn(layer.out_features, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    shift = getattr(layer.maps["b"], f"{name}_shift")
+
+    def loss():
+        return (layer(few).concatenated().square() @ weights).mean()
+
+    (gradient,) = torch.autograd.grad(loss(), shift)
+    found = []
+    for step in (1e-3, -1e-3):
+        shift.data += step
+        found.append(float(loss().detach()))
+        shift.data -= step
+    # The grid moves with the settings, which the gradient leaves out.
+    assert (found[0] - found[1]) / 2e-3 == pytest.approx(float(gradient), rel=1e-3)
+
+
+def test_the_charge_present_is_the_share_that_can_be_known(fitted, features):
+    present = {
+        "a": torch.tensor([True, True, False]),
+        "b": torch.tensor([True, False, False]),
+        "c": torch.tensor([True, True, True]),
+    }
+    share = fitted.charge_present(present)
+    assert float(share[0]) == pytest.approx(1.0)
+    assert 0 < float(share[2]) < float(share[1]) < 1
+    # By definition: the explained power of the invariant parts over their power, on the training samples.
+    values = double(features)
+    full = fitted(values).invariant
+    imputed = fitted(values, {name: torch.full((3000,), bool(one[1])) for name, one in present.items()}).invariant
+    power = sum(float((full[name] * imputed[name]).mean(0).sum()) for name in DIMS)
+    assert float(share[1]) == pytest.approx(power / sum(float(one.square().mean(0).sum()) for one in full.values()), rel=0.02)
+
+
+def test_settings_out_of_range_are_refused():
+    for wrong, message in (
+        ({"form": "free"}, "form must be one of operator, rotation, got 'free'"),
+        ({"anchor": "z"}, "anchor must be one of a, b, c, got 'z'"),
+        ({"memory": 1}, "memory must be at least 2 samples"),
+        ({"refresh": 0}, "refresh must be an integer of 1 or more, got 0"),
+        ({"free_energy_weight": -1.0}, "free_energy_weight must be 0 or more"),
+        ({"train": ["charge"]}, "train must be one of voltage, ground, debye_length, gain, got 'charge'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            CellGMF(DIMS, **wrong)

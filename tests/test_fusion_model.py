@@ -91,7 +91,7 @@ def test_evaluation_does_not_depend_on_the_batch():
 @pytest.mark.parametrize("batch", [(), (6,), (2, 3)], ids=str)
 def test_every_layer_gets_a_head_that_fits(name, batch):
     layer = LAYERS[name](DIMS)
-    if hasattr(layer, "fit"):
+    if layer.measured:
         layer.fit(features())
     model = FusionModel(layer, 4).eval()
     logits = model({m: torch.randn(*batch, length) for m, length in DIMS.items()}).logits

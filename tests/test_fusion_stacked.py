@@ -71,7 +71,7 @@ def test_a_front_that_measures_lends_its_method():
     layer.fit(features)
     assert layer.front.fitted
     assert layer(features).concatenated().shape == (60, 128)
-    assert not hasattr(Stacked(GMF(DIMS), MBT), "fit")
+    assert not Stacked(GMF(DIMS), MBT).measured
 
 
 def test_late_fusion_of_what_the_front_gives():

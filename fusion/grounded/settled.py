@@ -6,12 +6,13 @@ change places, nothing jumps. The invariant part of modality *m* is read in the 
 shortest modality,
 
 .. math::
-    A_m = R_m^T\,G_m^{1/2}, \qquad R_m = P_m\,(P_m^T P_m + \epsilon^2)^{-1/2}, \qquad
+    A_m = R_m^T\,G_m^{1/2}, \qquad
+    R_m = P_m\,f(P_m^T P_m), \quad f(x)^2 = \frac{1 - e^{-x/\epsilon^2}}{x}, \qquad
     P_m = (H + H^2)_{m,\mathrm{anchor}},
 
 with :math:`H` the coherence between modalities seen through the roots of the gates. :math:`R_m` is the orthogonal
-Procrustes rotation, softened so that it falls to zero, instead of turning at random, for directions that the modality
-does not share with the anchor. What the invariant part does not hold is specific,
+Procrustes rotation :math:`P_m (P_m^T P_m)^{-1/2}` for directions that the modality shares with the anchor, and falls to
+zero, instead of turning at random, for those that it does not. What the invariant part does not hold is specific,
 
 .. math:: B_m = (I - A_m^T A_m)^{1/2}, \qquad A_m^T A_m + B_m^T B_m = I,
 
@@ -35,7 +36,7 @@ from .spectral import LEAST, Spectrum
 from .subspaces import ODDS
 from .transport import channel_cell, equilibrate, gate_slopes, gates, separation_energy
 
-SOFTNESS = 1e-2
+SOFTNESS = 0.03
 """Coherence, times the roots of the gates, below which a direction counts as not shared with the anchor."""
 
 
@@ -153,7 +154,15 @@ def split_maps(
             invariant = one.root
         else:
             shared = seen[where[name]]
-            small = SOFTNESS**2 * torch.eye(shared.shape[1], dtype=seen.dtype, device=seen.device)
-            invariant = Spectrum.of(shared.mT @ shared + small).power(-0.5) @ shared.mT @ one.root
+            invariant = Spectrum.of(shared.mT @ shared).apply(_softened) @ shared.mT @ one.root
         found[name] = invariant, Spectrum.of(identity - invariant.mT @ invariant).root()
     return found
+
+
+def _softened(squares: Tensor) -> Tensor:
+    r"""One over the root of a square, but :math:`1/\epsilon` where it is zero."""
+    ratio = squares / SOFTNESS**2
+    small = ratio < 1e-4
+    safe = torch.where(small, torch.ones_like(ratio), ratio)
+    share = torch.where(small, 1 - ratio / 2 + ratio**2 / 6, -torch.expm1(-safe) / safe)
+    return share.sqrt() / SOFTNESS

@@ -14,6 +14,7 @@ References:
     | N. J. Higham, Functions of Matrices, SIAM (2008), theorem 3.11
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from torch import Tensor
 COINCIDENT = 1e-6
 """Eigenvalues nearer than this share of the largest: differences would lose more digits than slopes do."""
 LEAST = 1e-12
-"""What a square root takes for zero where it is differentiated."""
+"""Below it a square root is a straight line."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,18 +60,21 @@ class Spectrum:
         found: Tensor = _Function.apply(self.matrix, values, self.vectors, differences)
         return found
 
+    def apply(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """The function of a matrix that acts on each eigenvalue alone; `function` is elementwise."""
+        with torch.enable_grad():
+            points = self.values.detach().requires_grad_()
+            (slopes,) = torch.autograd.grad(function(points).sum(), points)
+        return self.function(function(self.values), slopes)
+
     def power(self, exponent: float) -> Tensor:
         """A power of a positive definite matrix, `(*batch, l, l)`."""
-        values = self.values**exponent
-        return self.function(values, exponent * values / self.values)
+        return self.apply(lambda x: x**exponent)
 
     def root(self) -> Tensor:
         """The square root of a positive semidefinite matrix; eigenvalues below zero, by rounding, count as zero."""
-        values = self.values.clamp(min=0)
-        # The gradient of a root at zero is infinite, and no training survives it.
-        roots = values.clamp(min=LEAST).sqrt()
-        found = torch.where(values > LEAST, roots, values / LEAST**0.5)
-        return self.function(found, 1 / (2 * roots))
+        # Straight near zero, where the gradient of a root is infinite, and no training survives it.
+        return self.apply(lambda x: torch.where(x > LEAST, x.clamp(min=LEAST).sqrt(), x.clamp(min=0) / LEAST**0.5))
 
 
 class _Eigenvalues(torch.autograd.Function):
