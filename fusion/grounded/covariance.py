@@ -125,6 +125,8 @@ def positive_definite(matrix: Tensor, dims: Mapping[str, int]) -> Tensor:
     )
     identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
     matrix = torch.where(within, identity, matrix)
+    if not bool(torch.linalg.cholesky_ex(matrix.detach() - SMALLEST_EIGENVALUE * identity).info):
+        return matrix  # much the cheaper question
     least = torch.linalg.eigvalsh(matrix.detach())[0]
     share = ((SMALLEST_EIGENVALUE - least) / (1 - least)).clamp(0, 1)
     return (1 - share) * matrix + share * identity

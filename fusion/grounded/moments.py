@@ -110,9 +110,12 @@ class Moments(nn.Module):
             self.dims,
         )
 
-    def unrelated_coherence(self) -> Coherence:
-        """The same of unrelated samples."""
-        return self.coherence(self.unrelated)
+    def unrelated_coherence(self, coherence: Coherence) -> Coherence:
+        """That of unrelated samples, from the coherence of the others: within modalities both are the same."""
+        scale = torch.cat([one.scale for one in coherence.whitenings.values()])
+        turn = torch.block_diag(*(one.matrix for one in coherence.whitenings.values()))
+        matrix = turn @ (self.unrelated / (scale.unsqueeze(-1) * scale)) @ turn
+        return Coherence(coherence.whitenings, positive_definite(matrix, self.dims), coherence.samples)
 
     def _mixed(self, centred: Tensor) -> Tensor:
         """Samples put together from different ones: each modality from another row."""

@@ -90,7 +90,7 @@ class Settled:
     Attributes:
         predictability: R² of its channels, `(l,)`.
         valences, gates: `(l,)`.
-        root: :math:`G^{1/2}`, `(l, l)`.
+        root, rest: :math:`G^{1/2}` and :math:`(I-G)^{1/2}`, `(l, l)`.
         energy: What their separation lowers, a scalar, see :func:`~fusion.grounded.transport.separation_energy`.
     """
 
@@ -98,6 +98,7 @@ class Settled:
     valences: Tensor
     gates: Tensor
     root: Tensor
+    rest: Tensor
     energy: Tensor
 
 
@@ -126,14 +127,16 @@ def settle(predictability: Tensor, noise: Noise, knobs: Knobs, rotation: Tensor 
         )
     )
     found = gates(solution).clamp(LEAST, 1.0)
-    roots = found.sqrt()
-    if spectrum is None:
-        assert rotation is not None
-        root = rotation.mT @ (roots.unsqueeze(-1) * rotation)
-    else:
-        slopes = gate_slopes(solution).detach() / (1 - noise.level)
-        root = spectrum.function(roots, slopes / (2 * roots.detach()))
-    return Settled(shared, valences, found, root, separation_energy(solution))
+    slopes = gate_slopes(solution).detach() / (1 - noise.level)
+    parts = []
+    for share, slope in ((found, slopes), (1 - found, -slopes)):
+        roots = share.clamp(min=LEAST).sqrt()
+        if spectrum is None:
+            assert rotation is not None
+            parts.append(rotation.mT @ (roots.unsqueeze(-1) * rotation))
+        else:
+            parts.append(spectrum.function(roots, slope / (2 * roots.detach())))
+    return Settled(shared, valences, found, parts[0], parts[1], separation_energy(solution))
 
 
 def split_maps(
@@ -149,12 +152,12 @@ def split_maps(
     seen = seen[:, where[anchor]] + seen @ seen[:, where[anchor]]
     found = {}
     for name, one in settled.items():
-        identity = torch.eye(len(one.gates), dtype=seen.dtype, device=seen.device)
         if name == anchor:
-            invariant = one.root
-        else:
-            shared = seen[where[name]]
-            invariant = Spectrum.of(shared.mT @ shared).apply(_softened) @ shared.mT @ one.root
+            found[name] = one.root, one.rest
+            continue
+        shared = seen[where[name]]
+        invariant = Spectrum.of(shared.mT @ shared).apply(_softened) @ shared.mT @ one.root
+        identity = torch.eye(len(one.gates), dtype=seen.dtype, device=seen.device)
         found[name] = invariant, Spectrum.of(identity - invariant.mT @ invariant).root()
     return found
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 COINCIDENT = 1e-6
 """Eigenvalues nearer than this share of the largest: differences would lose more digits than slopes do."""
-LEAST = 1e-12
+LEAST = 1e-16
 """Below it a square root is a straight line."""
 
 

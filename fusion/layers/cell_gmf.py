@@ -131,6 +131,8 @@ class CellGMF(FusionLayer):
         Arguments:
             memory: Samples that are remembered; None: a thousand, and at least ten for each channel.
         """
+        if self.moments is not None and memory is None:
+            return
         total = sum(self.dims.values())
         self.moments = Moments(self.dims, max(1000, 10 * total) if memory is None else memory).to(
             self.coherence.device
@@ -148,10 +150,9 @@ class CellGMF(FusionLayer):
         found = dissociate(features, **self.settings)
         if self.moments is not None:
             self.moments.update(torch.cat(list(features.values()), dim=-1))
-        self._measured(
-            found.coherence,
-            {name: Noise(one.noise_level, one.voltage) for name, one in found.channels.items()},
-        )
+        noise = {name: Noise(one.noise_level, one.voltage) for name, one in found.channels.items()}
+        settled = self._settled(found.coherence, noise, with_gradients=False)
+        self._measured(found.coherence, noise, settled)
         return found
 
     def fuse(self, features: dict[str, Tensor], present: Presence) -> Fused:
@@ -231,24 +232,33 @@ class CellGMF(FusionLayer):
         """Measure valences on the running covariances, and how the free energy pulls at these."""
         assert self.moments is not None
         covariance = self.moments.covariance.clone().requires_grad_()
-        noise = Noise.of(self.moments.unrelated_coherence(), self.settings.get("safety", 1.3))
-        volts = self.settings.get("voltage")
-        noise = {name: one if volts is None else Noise(one.level, volts) for name, one in noise.items()}
         with torch.enable_grad():
             coherence = self.moments.coherence(covariance)
-            energy = _mean_energy(self._settled(coherence, noise, with_gradients=False))
+            noise = self._noise(coherence)
+            settled = self._settled(coherence, noise, with_gradients=False)
+            energy = _mean_energy(settled)
             (force,) = torch.autograd.grad(energy, covariance)
         self.force.copy_(force)
         self.energy.copy_(energy.detach())
-        with torch.no_grad():
-            self._measured(coherence, noise)
+        self._measured(coherence, noise, settled)
 
-    def _measured(self, coherence: Coherence, noise: Mapping[str, Noise]) -> None:
+    @torch.no_grad()
+    def _noise(self, coherence: Coherence) -> dict[str, Noise]:
+        """What chance makes of each modality, from unrelated samples."""
+        assert self.moments is not None
+        found = Noise.of(self.moments.unrelated_coherence(coherence), self.settings.get("safety", 1.3))
+        volts = self.settings.get("voltage")
+        return {name: one if volts is None else Noise(one.level, volts) for name, one in found.items()}
+
+    @torch.no_grad()
+    def _measured(
+        self, coherence: Coherence, noise: Mapping[str, Noise], settled: Mapping[str, Settled]
+    ) -> None:
         """Keep what was measured, and the maps that follow from it."""
         self.coherence.copy_(coherence.matrix)
         for name, whitening in coherence.whitenings.items():
             self._of(name).keep(whitening, noise[name])
-        self._keep(split_maps(coherence, self._settled(coherence, noise, with_gradients=False), self.anchor))
+        self._keep(split_maps(coherence, settled, self.anchor))
         self.fitted.fill_(True)
 
     def _keep(self, maps: Mapping[str, tuple[Tensor, Tensor]]) -> None:
