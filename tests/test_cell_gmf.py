@@ -233,7 +233,7 @@ def test_the_energy_pulls_at_features_as_at_covariances(features, monkeypatch):
 
 
 def test_running_covariances_come_to_what_is_measured_at_once(features):
-    follower = CellGMF(DIMS, memory=3000).double().train()
+    follower = CellGMF(DIMS, memory=3000, refresh=1).double().train()
     for start in range(0, 3000, 100):
         follower({name: values[start : start + 100].double() for name, values in features.items()})
     follower.eval()

@@ -5,6 +5,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.fusion_layers import BATCH, DIMS, bare_products, both_ways, flops
+from fusion.data.datasets import shared_private
+from fusion.layers.cell_gmf import CellGMF
 from fusion.layers.gmf import GMF
 
 THREE = {"a": 4, "b": 7, "c": 5}
@@ -284,3 +286,34 @@ def test_boundary_is_not_lost_to_rounding():
     # 0.29 * 100 is 28.999999999999996 in floating point.
     layer = GMF({"a": 100, "b": 100}, expansion=1, boundary=0.29)
     assert layer.dissociate({"a": torch.ones(100), "b": torch.ones(100)})[0]["a"].shape == (29,)
+
+
+def test_it_may_start_from_a_cell():
+    dims = {"a": 12, "b": 8, "c": 6}
+    features = shared_private(2000, dims, shared=3, private=2, noise=0.2, seed=0)[0].modalities
+    values = {name: one.double() * 3 + 1 for name, one in features.items()}
+    cell = CellGMF(dims).double()
+    cell.fit(values)
+    expected = cell(values)
+    layer = GMF.from_cell(cell, standardised=False).double()
+    found = layer(values)
+    for name in dims:
+        torch.testing.assert_close(found.invariant[name], expected.invariant[name], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found.specific[name], expected.specific[name], rtol=1e-5, atol=1e-5)
+        # With its own invariant part in the place of the partner's the reconstruction is exact.
+        own = torch.cat([found.invariant[name], found.specific[name]], dim=-1)
+        torch.testing.assert_close(layer.reconstruction[name](own), values[name], rtol=1e-4, atol=1e-4)
+    # Scaled features, as a FusionModel gives them, with the cell fitted to raw ones.
+    scaled = {name: (one - one.mean(0)) / one.std(0, correction=0) for name, one in values.items()}
+    behind = GMF.from_cell(cell).double()(scaled)
+    torch.testing.assert_close(behind.specific["a"], expected.specific["a"], rtol=1e-5, atol=1e-5)
+    # Everything can still be learned: no gradient is stuck at zero.
+    (found.concatenated().sum() + found.losses["reconstruction"]).backward()
+    for name in dims:
+        assert float(layer.gather_invariant[name].weight.grad.abs().min(dim=0).values.max()) > 0
+    with pytest.raises(ValueError, match="leave 'a' 3 and 9 channels; its parts have 6 and 12"):
+        GMF.from_cell(cell, expansion=1, boundary=0.25)
+    with pytest.raises(ValueError, match="from_cell needs the parts of the cell"):
+        GMF.from_cell(cell, specific_share=0.5)
+    with pytest.raises(RuntimeError, match="call fit"):
+        GMF.from_cell(CellGMF(dims))

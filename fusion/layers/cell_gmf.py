@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import product
 from typing import Any, ClassVar, cast
 
@@ -20,6 +21,22 @@ from .presence import Presence, values_may_decide, zero_absent
 
 FORMS = ("operator", "rotation")
 TRAINABLE = ("voltage", "ground", "debye_length", "gain")
+
+
+@dataclass(frozen=True, eq=False)
+class LinearMaps:
+    """What the layer does to a modality `(*batch, l)`.
+
+    Attributes:
+        mean: Subtracted first, `(l,)`.
+        invariant, specific: Maps to the parts, `(l*, l)` and `(l, l)`.
+        join: Map of both parts side by side back to the features less their mean, `(l, l* + l)`.
+    """
+
+    mean: Tensor
+    invariant: Tensor
+    specific: Tensor
+    join: Tensor
 
 
 class CellGMF(FusionLayer):
@@ -53,7 +70,8 @@ class CellGMF(FusionLayer):
             the eigenbasis; there both forms are the same.
         anchor: The modality whose coordinates the invariant parts are in; None: the shortest. Its length is l*.
         memory: Samples that running covariances remember; None: :meth:`fit` measures once.
-        refresh: Forward passes in training from one settling of the channels to the next.
+        refresh: Forward passes in training from one settling of the channels to the next; None: eight, and one
+            for every 32 channels, which keeps settling cheaper than the rest of a step.
         free_energy_weight: Of the mean free energy of the cells in the losses; where nothing can lower it (no
             memory, no rotation) there is no such loss.
         train: Which of `voltage`, `ground`, `debye_length` (of each modality's cell) and `gain` (of each coordinate
@@ -79,7 +97,7 @@ class CellGMF(FusionLayer):
         form: str = "operator",
         anchor: str | None = None,
         memory: int | None = None,
-        refresh: int = 1,
+        refresh: int | None = None,
         free_energy_weight: float = 1.0,
         train: Iterable[str] = (),
         **settings: Any,
@@ -89,7 +107,8 @@ class CellGMF(FusionLayer):
         self.anchor = min(self.dims, key=self.dims.__getitem__) if anchor is None else anchor
         if self.anchor not in self.dims:
             raise ValueError(f"anchor must be one of {', '.join(self.dims)}, got {anchor!r}.")
-        self.refresh = positive_integer("refresh", refresh)
+        usual = max(8, sum(self.dims.values()) // 32)
+        self.refresh = positive_integer("refresh", usual if refresh is None else refresh)
         self.free_energy_weight = weight("free_energy_weight", free_energy_weight)
         self.trained = tuple(choice("train", one, TRAINABLE) for one in train)
         self.settings = settings
@@ -163,8 +182,8 @@ class CellGMF(FusionLayer):
 
     def _fuse(self, features: dict[str, Tensor], present: Presence) -> Fused:
         rows = self._follow(features, present) if self.training and self.moments is not None else None
-        if values_may_decide() and not self.fitted:
-            raise RuntimeError("CellGMF: call fit(features) on training features before the layer is used.")
+        if values_may_decide():
+            self._check_fitted()
         losses = self._losses(rows)
         maps = {name: (self._of(name).invariant, self._of(name).specific) for name in self.dims}
         if self.training and self._is_trained and torch.is_grad_enabled():
@@ -187,6 +206,30 @@ class CellGMF(FusionLayer):
     def reconstruct(self, invariant: Mapping[str, Tensor], specific: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The features `{name: (*batch, l)}` that two parts `{name: ...}` of modalities present came from."""
         return {name: self._of(name).join(invariant[name], specific[name]) for name in self.dims}
+
+    @torch.no_grad()
+    def linear_maps(self, *, standardised: bool = False) -> dict[str, LinearMaps]:
+        """What the layer does to a modality that is present, gains left out, as matrices in float64.
+
+        Arguments:
+            standardised: For features less their mean and over their standard deviation.
+
+        Raises:
+            RuntimeError: Nothing was measured yet.
+        """
+        self._check_fitted()
+        found = {}
+        for name in self.dims:
+            one = self._of(name)
+            scale = torch.ones_like(one.scale) if standardised else one.scale
+            whitening = (one.whitening / scale.unsqueeze(-1)).mT
+            found[name] = LinearMaps(
+                mean=torch.zeros_like(one.mean) if standardised else one.mean,
+                invariant=one.invariant @ whitening,
+                specific=one.specific @ whitening,
+                join=torch.linalg.solve(whitening, torch.cat([one.invariant, one.specific]).mT),
+            )
+        return found
 
     def charge_present(self, present: Mapping[str, Tensor]) -> Tensor:
         r"""The share of all invariant power that the modalities present have or predict, `(*batch)`, 0 to 1.
@@ -213,6 +256,10 @@ class CellGMF(FusionLayer):
                 held += float((known * one).sum())
             share = torch.where(pattern, held / whole, share)
         return share
+
+    def _check_fitted(self) -> None:
+        if not self.fitted:
+            raise RuntimeError("CellGMF: call fit(features) on training features before the layer is used.")
 
     def _follow(self, features: dict[str, Tensor], present: Presence) -> Tensor | None:
         """Take the samples that have every modality into the running covariances; those samples `(N, L)`."""

@@ -1,10 +1,12 @@
 """Generalized Multimodal Fusion (GMF), first version: dissociation, gathering, reassembly, reconstruction."""
 
 from collections.abc import Mapping
-from typing import Unpack
+from typing import Any, Unpack
 
+import torch
 from torch import Tensor, nn
 
+from .cell_gmf import CellGMF
 from .dissociation import DissociationLayer, Options
 
 
@@ -45,6 +47,55 @@ class GMF(DissociationLayer):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(dims, expansion=expansion, boundary=boundary, **options)
+
+    @classmethod
+    def from_cell(cls, cell: CellGMF, *, standardised: bool = True, **settings: Any) -> "GMF":
+        r"""A GMF whose maps start where the grounded layer ends, and are trained from there.
+
+        The first rows of the dissociation are the cell's maps of features to parts, and gathering passes them
+        on; the other lifted channels start at random, and unheard. The reconstruction starts as the cell's,
+
+        .. math:: f_m \approx \mu_m + \sigma_m \Sigma_m^{1/2} (A_m^T\,\bar c_m + B_m s_m),
+
+        with the invariant part of the partner in the place of its own.
+
+        Arguments:
+            cell: A :class:`~fusion.layers.cell_gmf.CellGMF` that has measured its maps.
+            standardised: Whether the layer will get standardised features, as in a
+                :class:`~fusion.model.FusionModel`; otherwise it gets what the cell was fitted to.
+            settings: Keyword arguments of :class:`GMF`, but for `specific_share`.
+
+        Raises:
+            RuntimeError: A cell that has measured nothing.
+            ValueError: A cell that is not anchored at its shortest modality, or settings that leave a side fewer
+                channels than its part has.
+        """
+        layer = cls(cell.dims, **settings)
+        if layer.fused_dims != cell.fused_dims:
+            raise ValueError(
+                f"from_cell needs the parts of the cell, {cell.fused_dims}, got settings for {layer.fused_dims}."
+            )
+        with torch.no_grad():
+            for name, maps in cell.linear_maps(standardised=standardised).items():
+                inner, outer = layer.invariant_lengths[name], layer.specific_lengths[name]
+                lifted = layer.dissociation[name]
+                if inner < len(maps.invariant) or lifted.out_features - inner < outer:
+                    raise ValueError(
+                        f"expansion and boundary leave {name!r} {inner} and {lifted.out_features - inner} channels; "
+                        f"its parts have {len(maps.invariant)} and {outer}."
+                    )
+                for start, gather, part in (
+                    (0, layer.gather_invariant[name], maps.invariant),
+                    (inner, layer.gather_specific[name], maps.specific),
+                ):
+                    rows = slice(start, start + len(part))
+                    lifted.weight[rows] = part.to(lifted.weight)
+                    lifted.bias[rows] = -(part @ maps.mean).to(lifted.bias)
+                    gather.weight.copy_(torch.eye(*gather.weight.shape))
+                    gather.bias.zero_()
+                layer.reconstruction[name].weight.copy_(maps.join)
+                layer.reconstruction[name].bias.copy_(maps.mean)
+        return layer
 
     def make_map(self, inputs: int, outputs: int) -> nn.Module:
         """A linear layer with bias."""
