@@ -13,11 +13,11 @@ from fusion.data.features import Features
 from fusion.layers.gmf import GMF
 from fusion.layers.plain import Concatenation, Sum
 from fusion.layers.presence import random_subsets
-from fusion.layers.registry import LAYERS
+from fusion.layers.registry import LAYERS, find_layer
 from fusion.model import FusionModel
 from fusion.randomness import seeded
 from fusion.training.batch import Batch
-from fusion.training.loop import INITIALISE, VALIDATE, train
+from fusion.training.loop import INITIALISE, VALIDATE, _Step, train
 from fusion.training.objective import step_loss
 from fusion.training.recipe import Recipe
 from fusion.training.run import build_model
@@ -119,6 +119,34 @@ def test_a_separable_problem_is_learnt(name):
     features = Features(made, label=label).with_split(0)
     run = train(name, features, recipe=Recipe(epochs=10, batch_size=32), progress=False)
     assert run.task.accuracy(run.model.eval()(features.test.modalities).logits, features.test.label) > 0.95
+
+
+@pytest.mark.parametrize("layer", ["gmf", "sum", "mbt"])
+def test_a_step_of_training_is_one_graph(features, layer):
+    torch._dynamo.reset()
+    recipe, task = Recipe(hidden=16, dropout=0.0), Task.of(features)
+    samples = torch.arange(24)
+    have = {"a": samples % 3 > 0, "b": samples != 0, "c": samples < 1}
+    have["c"] = have["c"] | ~(have["a"] | have["b"])  # in one sample only, which has no variance
+    batch = Batch({name: values[:24] for name, values in features.modalities.items()}, have)
+    torch.manual_seed(0)
+    subsets, steps = random_subsets(list(DIMS), 24, samples.device), []
+    for compiled in (False, True):
+        torch.manual_seed(1)
+        step = _Step(build_model(find_layer(layer)(DIMS), task, recipe), task, recipe)
+        optimiser = torch.optim.SGD(step.parameters(), lr=0.1)
+        run = torch.compile(step, backend="aot_eager", fullgraph=True) if compiled else step
+        for _ in range(2):
+            optimiser.zero_grad()
+            loss = run(batch, features.label[:24], subsets)
+            loss.backward()
+            optimiser.step()
+        gradients = {f"gradient of {name}": one.grad for name, one in step.named_parameters()}
+        steps.append({"loss": loss.detach()} | step.state_dict() | gradients)
+    assert steps[0]["model.standardise.a.batches"] == 2
+    assert steps[0]["model.standardise.c.batches"] == 0
+    for name, values in steps[0].items():
+        torch.testing.assert_close(steps[1][name], values, rtol=1e-5, atol=1e-5, msg=name)
 
 
 def test_history_tells_what_happened(features):
