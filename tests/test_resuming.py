@@ -80,7 +80,7 @@ def test_a_killed_training_resumes_to_the_same_bits(features, tmp_path, recipe):
 
 def test_so_does_one_on_sequences(tmp_path):
     made, _ = shared_private(240, DIMS, shared=5, private=2, seed=0, classes=3, steps=4, missing=0.2)
-    recipe = Recipe(**SHORT | {"epochs": 4}, extractor=5, mixed_precision=True)
+    recipe = Recipe(**SHORT | {"epochs": 4}, extractor=5)
     _kill_and_resume("perceiver", made.with_split(0), tmp_path, recipe)
 
 
