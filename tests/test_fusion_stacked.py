@@ -94,7 +94,9 @@ def test_a_back_of_vectors_gets_means():
     assert not layer.tokens
     assert not Stacked(CellGMF(DIMS), MBT).tokens
     features = draw() | {"b": torch.randn(6, 3, 7)}
-    means = features | {"b": torch.stack([f[:n].mean(0) for f, n in zip(features["b"], lengths, strict=True)])}
+    means = features | {
+        "b": torch.stack([f[:n].mean(0) for f, n in zip(features["b"], lengths, strict=True)])
+    }
     torch.testing.assert_close(layer(features, None, {"b": lengths}).fused, layer(means).fused)
 
 

@@ -75,7 +75,7 @@ def test_padding_reaches_nothing(features):
 @pytest.mark.parametrize("layer", ["g-mbt", "perceiver", "gmf", "late"])
 @pytest.mark.parametrize("extractor", [None, 5])
 def test_the_loss_of_a_batch_is_that_of_its_samples(features, layer, extractor):
-    """Without the layer's own losses and subsets, every sample counts on its own: as long as it is, with what it has."""
+    """Without random subsets, every sample counts on its own: as long as it is, with what it has."""
     recipe = Recipe(hidden=8, extractor=extractor, reconstruction_weight=0.0, random_subsets=False)
     task, given = Task.of(features), features.rows(torch.arange(12))
     model = build_model(find_layer(layer)(DIMS), task, recipe, tuple(features.steps)).double()
@@ -84,35 +84,29 @@ def test_the_loss_of_a_batch_is_that_of_its_samples(features, layer, extractor):
     model.eval()
     loss, logits = step_loss(model, batch_of(given, torch.arange(12), like), given.label, task, recipe)
     whole, alone = [], {name: [] for name in DIMS}
-    for row in range(12):
-        have = {name: bool(given.present.get(name, torch.ones(12))[row]) for name in DIMS}
-        # An absent sequence is three steps of something else.
-        one, lengths = {}, {}
-        for name, values in given.modalities.items():
-            one[name] = values[row].double() if have[name] else torch.full((3, DIMS[name]), torch.nan).double()
-            if name in given.lengths:
-                steps = given.lengths[name][row] if have[name] else torch.tensor(3)
-                one[name], lengths[name] = one[name][:steps], steps
-            elif not have[name]:
-                one[name] = one[name][0]
-
-        def error(names, row=row, one=one, lengths=lengths):
-            batch = Batch(
-                {name: values[None] for name, values in one.items()},
-                {name: torch.tensor([name in names]) for name in DIMS},
-                {name: steps[None] for name, steps in lengths.items()},
-            )
-            found = model(*batch).logits
-            if len(names) == sum(have.values()):
-                torch.testing.assert_close(found, logits[row : row + 1], rtol=1e-10, atol=1e-10)
-            return task.errors(found, given.label[row : row + 1])
-
-        whole.append(error([name for name in DIMS if have[name]]))
-        for name in DIMS:
-            if have[name]:
-                alone[name].append(error([name]))
+    for row, label in enumerate(given.label):
+        have = [name for name in DIMS if name not in given.present or given.present[name][row]]
+        found = model(*one_sample(given, row, have)).logits
+        torch.testing.assert_close(found, logits[row : row + 1], rtol=1e-10, atol=1e-10)
+        whole.append(task.errors(found, label[None]))
+        for name in have:
+            found = model(*one_sample(given, row, [name])).logits
+            alone[name].append(task.errors(found, label[None]))
     expected = torch.cat(whole).mean() + sum(torch.cat(errors).mean() for errors in alone.values()) / 3
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-10)
+
+
+def one_sample(features, row, have):
+    """A batch of one sample, whose sequences end where they end; those it has not are of NaN, with three steps."""
+    values, lengths = {}, {}
+    for name in DIMS:
+        steps = features.lengths[name][row] if name in have and name in features.lengths else torch.tensor(3)
+        own = features.modalities[name][row].double()
+        if name in features.lengths:
+            lengths[name] = steps[None]
+            own = own[:steps]
+        values[name] = own[None] if name in have else torch.full((1, *own.shape), torch.nan).double()
+    return Batch(values, {name: torch.tensor([name in have]) for name in DIMS}, lengths)
 
 
 def steps_that_cancel():
@@ -183,7 +177,9 @@ def test_a_run_is_read_again_with_its_sequences(features, tmp_path):
     assert torch.equal(loaded.logits(again), run.logits(features))
     assert evaluate(loaded, again) == evaluate(run, features)
     assert all(math.isfinite(epoch.train_loss) for epoch in run.history)
-    with pytest.raises(ValueError, match=r"the sequences of the training \(a, b\), got none; `pooled\(\)` makes"):
+    with pytest.raises(
+        ValueError, match=r"the sequences of the training \(a, b\), got none; `pooled\(\)` makes"
+    ):
         loaded.predict(features.pooled())
     vectors = train("concat", features.pooled(), recipe=QUICK, progress=False)
     with pytest.raises(ValueError, match=r"the sequences of the training \(none\), got a, b"):

@@ -91,7 +91,7 @@ def test_loss_of_a_step_is_the_documented_sum(features, random, alone, weight):
     model = build_model(GMF(DIMS), task, recipe).eval()
     given, label = features.test.modalities, features.test.label
     with seeded(5):
-        loss, logits = step_loss(model, Batch(given), label, task, recipe)
+        loss, logits = step_loss(model, Batch(given, {}, {}), label, task, recipe)
 
     def task_loss(present):
         return torch.nn.functional.cross_entropy(model(given, present).logits, label)
@@ -130,7 +130,7 @@ def test_a_step_of_training_is_one_graph(features, layer):
     samples = torch.arange(24)
     have = {"a": samples % 3 > 0, "b": samples != 0, "c": samples < 1}
     have["c"] = have["c"] | ~(have["a"] | have["b"])  # in one sample only, which has no variance
-    batch = Batch({name: values[:24] for name, values in features.modalities.items()}, have)
+    batch = Batch({name: values[:24] for name, values in features.modalities.items()}, have, {})
     torch.manual_seed(0)
     subsets, steps = random_subsets(list(DIMS), 24, samples.device), []
     for compiled in (False, True):
@@ -163,7 +163,7 @@ def test_history_tells_what_happened(features):
     assert run.history[-1].validation_accuracy == pytest.approx(right.double().mean().item())
     task, validation = Task.of(features), features.validation
     with seeded(0, VALIDATE), torch.no_grad():
-        loss, _ = step_loss(run.model, Batch(validation.modalities), validation.label, task, QUICK)
+        loss, _ = step_loss(run.model, Batch(validation.modalities, {}, {}), validation.label, task, QUICK)
     assert run.history[-1].validation_loss == pytest.approx(float(loss))
 
 
@@ -184,7 +184,9 @@ def test_best_keeps_the_epoch_of_lowest_validation_loss(features):
     assert run.kept == 1 + losses.index(min(losses)) < 8
     validation = noise.validation
     with seeded(0, VALIDATE), torch.no_grad():
-        loss, _ = step_loss(run.model, Batch(validation.modalities), validation.label, run.task, recipe)
+        loss, _ = step_loss(
+            run.model, Batch(validation.modalities, {}, {}), validation.label, run.task, recipe
+        )
     assert float(loss) == pytest.approx(min(losses))
 
 
@@ -340,7 +342,7 @@ def test_what_is_missing_in_the_features_is_missing_in_training(features):
     task, recipe = Task.of(made), Recipe(all_present=False, random_subsets=False)
     model = build_model(Concatenation(DIMS), task, recipe).eval()
     test = made.test
-    loss, _ = step_loss(model, Batch(test.modalities, test.present), test.label, task, recipe)
+    loss, _ = step_loss(model, Batch(test.modalities, test.present, {}), test.label, task, recipe)
     expected = []
     for name in DIMS:
         rows = test.present.get(name, torch.ones(len(test)).bool())

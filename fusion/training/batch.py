@@ -22,8 +22,8 @@ class Batch(NamedTuple):
     """
 
     features: dict[str, Tensor]
-    present: Presence = {}  # noqa: RUF012
-    lengths: dict[str, Tensor] = {}  # noqa: RUF012
+    present: Presence
+    lengths: dict[str, Tensor]
 
 
 def batch_of(features: Features, rows: Tensor, like: Tensor) -> Batch:
