@@ -26,7 +26,7 @@ SETTINGS: tuple[tuple[str, type, str], ...] = (
     ("clip", float, "largest norm of the gradient"),
     ("reconstruction_weight", float, "of the layer's own losses"),
     ("temperature", float, "of the contrastive loss (retrieval)"),
-    ("extractor", int, "hidden width of an extractor per modality, trained too"),
+    ("extractor", int, "hidden width of an extractor per modality (recurrent for sequences), trained too"),
     ("hidden", int, "width of the head's hidden layer"),
     ("dropout", float, "in the head"),
     ("keep", str, "last or best weights"),
@@ -203,7 +203,8 @@ def _add_migrate(commands: Any) -> None:
     command = commands.add_parser(
         "migrate",
         help="watch the channels of every modality migrate as ions",
-        description="Dissociate the features, without training, and draw how their channels migrate.",
+        description="Dissociate the features, without training, and draw how their channels migrate; of "
+        "sequences, those of their means.",
     )
     _add_features(command)
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the pictures")

@@ -262,9 +262,7 @@ def test_compiled_in_one_graph(name):
     assert_same(compiled(features, present, lengths), layer(features, present, lengths))
 
 
-@pytest.mark.parametrize("name", [one for one in LAYERS if one not in {"g-perceiver", "g-attention"}])
 def test_exported_for_any_batch_and_loaded_again(name):
-    # What is stacked is exported like its parts; one such layer is enough.
     dims, samples = dims_of(2), torch.export.Dim("samples", min=2)
     layer, file = make(name, dims).eval(), io.BytesIO()
     given = [(draw(dims, (n,)), without("audio", list(dims), [n], CPU)) for n in (4, 9)]

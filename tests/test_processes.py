@@ -27,7 +27,7 @@ TRAIN = textwrap.dedent("""
     from fusion.data.feature_file import load_features
     from fusion.training.recipe import Recipe
 
-    path, out, recipe, layer, epoch_of_death = sys.argv[1:]
+    path, out, recipe, layer, task, epoch_of_death = sys.argv[1:]
     original = loop._Trainer.train_epoch
 
     def train_epoch(trainer, epoch, *arguments):
@@ -36,7 +36,8 @@ TRAIN = textwrap.dedent("""
         return original(trainer, epoch, *arguments)
 
     loop._Trainer.train_epoch = train_epoch
-    run = loop.train(layer, load_features(path), recipe=Recipe(**json.loads(recipe)), out=out, progress=False)
+    recipe, task = Recipe(**json.loads(recipe)), json.loads(task)
+    run = loop.train(layer, load_features(path), recipe=recipe, task=task, out=out, progress=False)
     losses = [[e.train_loss, e.validation_loss] for e in run.history]
     Path(out).with_name(f"losses_{os.environ['RANK']}.json").write_text(json.dumps(losses))
 """)
@@ -51,34 +52,48 @@ def features():
     return type(made)(doubled, label=made.label, present={"b": gaps}).with_split(0)
 
 
-def start(path, out, recipe, layer, die_in=0):
+def in_steps(features):
+    """The same as sequences of mixed lengths, noise added."""
+    generator, modalities = torch.Generator().manual_seed(0), dict(features.modalities)
+    for name in ("a", "b"):
+        noise = torch.randn(150, 4, features.dims[name], generator=generator, dtype=torch.float64)
+        modalities[name] = modalities[name][:, None] + noise
+    lengths = {"b": torch.randint(1, 5, (150,), generator=generator)}
+    return type(features)(modalities, lengths, features.label, features.split, features.present)
+
+
+def start(path, out, recipe, layer, task, die_in=0):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     script = path.parent / "train.py"
     script.write_text(TRAIN)
-    given = [str(script), str(path), str(out), json.dumps(recipe), layer, str(die_in)]
+    given = [str(script), str(path), str(out), json.dumps(recipe), layer, json.dumps(task), str(die_in)]
     return subprocess.run([*command, *given], capture_output=True, text=True, env=PATHS, check=False)
 
 
-@pytest.mark.parametrize("layer", ["gmf", "sum"])
-def test_two_processes_train_like_one_with_the_doubled_batch(features, tmp_path, layer):
+@pytest.mark.parametrize(
+    ("layer", "task"), [("gmf", None), ("sum", None), ("perceiver", None), ("concat", "retrieval")]
+)
+def test_two_processes_train_like_one_with_the_doubled_batch(features, tmp_path, layer, task):
     recipe = {"epochs": 4, "batch_size": 16, "hidden": 8, "dropout": 0.0, "clip": 1.0, "warm_up": 2}
     if layer == "gmf":  # whose own loss is a mean over the samples that are present
         features = type(features)(features.modalities, label=features.label, split=features.split)
     else:
         recipe |= {"extractor": 5}
+    if layer == "perceiver":
+        features, recipe = in_steps(features), recipe | {"epochs": 2}
     path = tmp_path / "features.npz"
     save_features(path, features)
     if layer == "sum":  # and these are killed on their way
-        assert start(path, tmp_path / "two", recipe, layer, die_in=3).returncode != 0
+        assert start(path, tmp_path / "two", recipe, layer, task, die_in=3).returncode != 0
         assert len(torch.load(tmp_path / "two" / "checkpoint.pt", weights_only=True)["history"]) == 2
-    two = start(path, tmp_path / "two", recipe, layer)
+    two = start(path, tmp_path / "two", recipe, layer, task)
     assert two.returncode == 0, two.stderr
     losses = [json.loads((tmp_path / f"losses_{rank}.json").read_text()) for rank in range(2)]
     assert losses[0] == losses[1]
     doubled = Recipe(**recipe | {"batch_size": 32})
     torch.set_default_dtype(torch.float64)
     try:
-        one = train(layer, features, recipe=doubled, out=tmp_path / "one", progress=False)
+        one = train(layer, features, recipe=doubled, task=task, out=tmp_path / "one", progress=False)
     finally:
         torch.set_default_dtype(torch.float32)
     found = torch.tensor(losses[0], dtype=torch.float64)
@@ -90,4 +105,4 @@ def test_two_processes_train_like_one_with_the_doubled_batch(features, tmp_path,
     for name, values in one.model.state_dict().items():
         torch.testing.assert_close(saved[name], values.to(saved[name]), rtol=1e-6, atol=1e-6)
     with pytest.raises(ValueError, match=r"processes was 2, now 1"):
-        train(layer, features, recipe=Recipe(**recipe), out=tmp_path / "two", progress=False)
+        train(layer, features, recipe=Recipe(**recipe), task=task, out=tmp_path / "two", progress=False)

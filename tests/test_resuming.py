@@ -52,7 +52,9 @@ KILLED = textwrap.dedent("""
 
     loop.step_loss = step_loss
     recipe = Recipe(**json.loads(sys.argv[3]))
-    loop.train("gmf", load_features(sys.argv[1]), recipe=recipe, seed=2, out=sys.argv[2], progress=False)
+    loop.train(
+        sys.argv[4], load_features(sys.argv[1]), recipe=recipe, seed=2, out=sys.argv[2], progress=False
+    )
 """)
 
 SHORT = {"epochs": 6, "batch_size": 32, "hidden": 16}
@@ -73,15 +75,25 @@ RECIPES = {
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
 def test_a_killed_training_resumes_to_the_same_bits(features, tmp_path, recipe):
+    _kill_and_resume("gmf", features, tmp_path, recipe)
+
+
+def test_so_does_one_on_sequences(tmp_path):
+    made, _ = shared_private(240, DIMS, shared=5, private=2, seed=0, classes=3, steps=4, missing=0.2)
+    recipe = Recipe(**SHORT | {"epochs": 4}, extractor=5)
+    _kill_and_resume("perceiver", made.with_split(0), tmp_path, recipe)
+
+
+def _kill_and_resume(layer, features, tmp_path, recipe):
     path, out = tmp_path / "features.npz", tmp_path / "run"
     save_features(path, features)
-    command = [sys.executable, "-c", KILLED, str(path), str(out), json.dumps(asdict(recipe))]
+    command = [sys.executable, "-c", KILLED, str(path), str(out), json.dumps(asdict(recipe)), layer]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     checkpoint = torch.load(out / "checkpoint.pt", weights_only=True)
     assert len(checkpoint["history"]) == 3
     assert not (out / "run.json").exists()
-    resumed = train("gmf", features, recipe=recipe, seed=2, out=out, progress=False)
-    straight = train("gmf", features, recipe=recipe, seed=2, progress=False)
+    resumed = train(layer, features, recipe=recipe, seed=2, out=out, progress=False)
+    straight = train(layer, features, recipe=recipe, seed=2, progress=False)
     assert resumed.history == straight.history
     assert 3 < len(straight.history) < 40
     assert (out / "log.csv").read_text().count("\n") == 1 + len(straight.history)

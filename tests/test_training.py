@@ -3,6 +3,7 @@
 import csv
 import math
 from dataclasses import asdict
+from functools import partial
 
 import pytest
 import torch
@@ -11,13 +12,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from fusion.data.datasets import shared_private
 from fusion.data.features import Features
 from fusion.layers.gmf import GMF
+from fusion.layers.mbt import MBT
 from fusion.layers.plain import Concatenation, Sum
 from fusion.layers.presence import random_subsets
 from fusion.layers.registry import LAYERS
 from fusion.model import FusionModel
 from fusion.randomness import seeded
 from fusion.training.batch import Batch
-from fusion.training.loop import INITIALISE, VALIDATE, train
+from fusion.training.loop import INITIALISE, VALIDATE, _Step, train
 from fusion.training.objective import step_loss
 from fusion.training.recipe import Recipe
 from fusion.training.run import build_model
@@ -89,7 +91,7 @@ def test_loss_of_a_step_is_the_documented_sum(features, random, alone, weight):
     model = build_model(GMF(DIMS), task, recipe).eval()
     given, label = features.test.modalities, features.test.label
     with seeded(5):
-        loss, logits = step_loss(model, Batch(given), label, task, recipe)
+        loss, logits = step_loss(model, Batch(given, {}, {}), label, task, recipe)
 
     def task_loss(present):
         return torch.nn.functional.cross_entropy(model(given, present).logits, label)
@@ -121,6 +123,35 @@ def test_a_separable_problem_is_learnt(name):
     assert run.task.accuracy(run.model.eval()(features.test.modalities).logits, features.test.label) > 0.95
 
 
+@pytest.mark.parametrize("layer", [GMF, Sum, partial(MBT, width=8, heads=2, depth=1)])
+def test_a_step_of_training_is_one_graph(features, layer):
+    torch._dynamo.reset()
+    recipe, task = Recipe(hidden=16, dropout=0.0), Task.of(features)
+    samples = torch.arange(24)
+    have = {"a": samples % 3 > 0, "b": samples != 0, "c": samples < 1}
+    have["c"] = have["c"] | ~(have["a"] | have["b"])  # in one sample only, which has no variance
+    batch = Batch({name: values[:24] for name, values in features.modalities.items()}, have, {})
+    torch.manual_seed(0)
+    subsets, steps = random_subsets(list(DIMS), 24, samples.device), []
+    for compiled in (False, True):
+        torch.manual_seed(1)
+        step = _Step(build_model(layer(DIMS), task, recipe), task, recipe)
+        optimiser = torch.optim.SGD(step.parameters(), lr=0.1)
+        run = torch.compile(step, backend="aot_eager", fullgraph=True) if compiled else step
+        for _ in range(2):
+            optimiser.zero_grad()
+            loss = run(batch, features.label[:24], subsets)
+            loss.backward()
+            optimiser.step()
+        gradients = {f"gradient of {name}": one.grad for name, one in step.named_parameters()}
+        steps.append({"loss": loss.detach()} | step.state_dict() | gradients)
+    # Two passes a step, one with all modalities; in it a single sample has c, which says nothing of a variance.
+    assert steps[0]["model.standardise.a.batches"] == 4
+    assert steps[0]["model.standardise.c.batches"] == 2
+    for name, values in steps[0].items():
+        torch.testing.assert_close(steps[1][name], values, rtol=1e-5, atol=1e-5, msg=name)
+
+
 def test_history_tells_what_happened(features):
     run = train("gmf", features, recipe=QUICK, progress=False)
     assert [epoch.epoch for epoch in run.history] == [1, 2, 3, 4]
@@ -132,7 +163,7 @@ def test_history_tells_what_happened(features):
     assert run.history[-1].validation_accuracy == pytest.approx(right.double().mean().item())
     task, validation = Task.of(features), features.validation
     with seeded(0, VALIDATE), torch.no_grad():
-        loss, _ = step_loss(run.model, Batch(validation.modalities), validation.label, task, QUICK)
+        loss, _ = step_loss(run.model, Batch(validation.modalities, {}, {}), validation.label, task, QUICK)
     assert run.history[-1].validation_loss == pytest.approx(float(loss))
 
 
@@ -153,7 +184,9 @@ def test_best_keeps_the_epoch_of_lowest_validation_loss(features):
     assert run.kept == 1 + losses.index(min(losses)) < 8
     validation = noise.validation
     with seeded(0, VALIDATE), torch.no_grad():
-        loss, _ = step_loss(run.model, Batch(validation.modalities), validation.label, run.task, recipe)
+        loss, _ = step_loss(
+            run.model, Batch(validation.modalities, {}, {}), validation.label, run.task, recipe
+        )
     assert float(loss) == pytest.approx(min(losses))
 
 
@@ -309,7 +342,7 @@ def test_what_is_missing_in_the_features_is_missing_in_training(features):
     task, recipe = Task.of(made), Recipe(all_present=False, random_subsets=False)
     model = build_model(Concatenation(DIMS), task, recipe).eval()
     test = made.test
-    loss, _ = step_loss(model, Batch(test.modalities, test.present), test.label, task, recipe)
+    loss, _ = step_loss(model, Batch(test.modalities, test.present, {}), test.label, task, recipe)
     expected = []
     for name in DIMS:
         rows = test.present.get(name, torch.ones(len(test)).bool())

@@ -90,6 +90,10 @@ def _of_features(features: Features) -> Iterator[Finding]:
         have = features.present.get(name, everywhere)
         if name in features.present:
             yield Finding("found", f"{name!r} is present in {int(have.sum())} of {len(features)} samples")
+        if name in features.steps:
+            steps = features.steps[name][have]
+            text = f"{int(steps.min())} to {int(steps.max())} valid steps" if len(steps) else "no valid step"
+            yield Finding("found", f"{name!r} has {text}; its channels are looked at as means over them")
         if int(have.sum()) < 2:
             yield Finding("warning", f"{name!r} is present in fewer than two samples. Leave it out.")
             continue

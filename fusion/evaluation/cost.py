@@ -113,7 +113,9 @@ def _sample(model: FusionModel, batch: int, steps: Mapping[str, int] | None) -> 
         name: like.new_empty(batch, *([steps[name]] if name in steps else []), length).normal_()
         for name, length in model.layer.dims.items()
     }
-    return Batch(features, {}, {name: torch.full((batch,), n, device=like.device) for name, n in steps.items()})
+    return Batch(
+        features, {}, {name: torch.full((batch,), n, device=like.device) for name, n in steps.items()}
+    )
 
 
 def _wait(on_gpu: bool) -> None:

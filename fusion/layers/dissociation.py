@@ -175,7 +175,9 @@ class DissociationLayer(FusionLayer):
         }
         fused = _reassemble(joined, specific)
         holding = self.fused_present(there)
-        first = {name: torch.arange(valid.shape[-1], device=valid.device) == 0 for name, valid in present.items()}
+        first = {
+            name: torch.arange(valid.shape[-1], device=valid.device) == 0 for name, valid in present.items()
+        }
         valid = {
             name: present[name] | ((holding[name] & ~there[name]).unsqueeze(-1) & first[name])
             for name in self.dims

@@ -22,8 +22,8 @@ class Batch(NamedTuple):
     """
 
     features: dict[str, Tensor]
-    present: Presence = {}  # noqa: RUF012
-    lengths: dict[str, Tensor] = {}  # noqa: RUF012
+    present: Presence
+    lengths: dict[str, Tensor]
 
 
 def batch_of(features: Features, rows: Tensor, like: Tensor) -> Batch:
@@ -45,5 +45,5 @@ def batch_of(features: Features, rows: Tensor, like: Tensor) -> Batch:
 
 def chunks(features: Features, at_least: int) -> tuple[Tensor, ...]:
     """The numbers of all samples, as many at once as have CHUNK steps together, or `at_least`."""
-    longest = max([1, *(features.modalities[name].shape[1] for name in features.steps)])
+    longest = max([1, *(int(steps.max()) for steps in features.steps.values())])
     return torch.arange(len(features), device=features.device).split(max(at_least, CHUNK // longest))
