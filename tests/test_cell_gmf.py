@@ -128,7 +128,9 @@ def made(features=None, **settings):
     return layer
 
 
-@pytest.mark.parametrize("settings", [{}, {"form": "rotation"}, {"train": ["gain"]}, {"anchor": "b"}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"form": "rotation"}, {"train": ["gain"]}, {"anchor": "b"}], ids=str
+)
 def test_the_two_parts_give_the_features_back(features, settings):
     layer = made(features, **settings)
     with torch.no_grad():
@@ -202,12 +204,16 @@ def test_the_free_energy_turns_any_basis_into_the_eigenbasis(features):
         optimiser.step()
         energies.append(float(loss.detach()))
     operator = made(features, voltage=4.0)
-    best = float(_mean_energy(operator._settled(operator._kept_coherence(), noise_of(operator), with_gradients=False)))
+    best = float(
+        _mean_energy(operator._settled(operator._kept_coherence(), noise_of(operator), with_gradients=False))
+    )
     assert energies[0] > best + 0.01
     assert energies[-1] == pytest.approx(best, abs=1e-4)
     assert min(energies) > best - 1e-9  # nothing is lower than the eigenbasis
     shown = {name: values[:200] for name, values in double(features).items()}
-    torch.testing.assert_close(layer.eval()(shown).concatenated(), operator(shown).concatenated(), rtol=0, atol=0.05)
+    torch.testing.assert_close(
+        layer.eval()(shown).concatenated(), operator(shown).concatenated(), rtol=0, atol=0.05
+    )
 
 
 def noise_of(layer):
@@ -287,9 +293,13 @@ def test_the_charge_present_is_the_share_that_can_be_known(fitted, features):
     # By definition: the explained power of the invariant parts over their power, on the training samples.
     values = double(features)
     full = fitted(values).invariant
-    imputed = fitted(values, {name: torch.full((3000,), bool(one[1])) for name, one in present.items()}).invariant
+    imputed = fitted(
+        values, {name: torch.full((3000,), bool(one[1])) for name, one in present.items()}
+    ).invariant
     power = sum(float((full[name] * imputed[name]).mean(0).sum()) for name in DIMS)
-    assert float(share[1]) == pytest.approx(power / sum(float(one.square().mean(0).sum()) for one in full.values()), rel=0.02)
+    assert float(share[1]) == pytest.approx(
+        power / sum(float(one.square().mean(0).sum()) for one in full.values()), rel=0.02
+    )
 
 
 def test_settings_out_of_range_are_refused():

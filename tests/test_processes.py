@@ -71,13 +71,14 @@ def start(path, out, recipe, layer, task, die_in=0):
 
 
 @pytest.mark.parametrize(
-    ("layer", "task"), [("gmf", None), ("sum", None), ("perceiver", None), ("concat", "retrieval")]
+    ("layer", "task"),
+    [("gmf", None), ("sum", None), ("cell", None), ("perceiver", None), ("concat", "retrieval")],
 )
 def test_two_processes_train_like_one_with_the_doubled_batch(features, tmp_path, layer, task):
     recipe = {"epochs": 4, "batch_size": 16, "hidden": 8, "dropout": 0.0, "clip": 1.0, "warm_up": 2}
-    if layer == "gmf":  # whose own loss is a mean over the samples that are present
+    if layer in ("gmf", "cell"):  # whose own losses are means over the samples that are present
         features = type(features)(features.modalities, label=features.label, split=features.split)
-    else:
+    if layer != "gmf":
         recipe |= {"extractor": 5}
     if layer == "perceiver":
         features, recipe = in_steps(features), recipe | {"epochs": 2}

@@ -84,6 +84,10 @@ def test_so_does_one_on_sequences(tmp_path):
     _kill_and_resume("perceiver", made.with_split(0), tmp_path, recipe)
 
 
+def test_so_does_one_of_a_cell_that_follows_its_encoders(features, tmp_path):
+    _kill_and_resume("cell", features, tmp_path, Recipe(**SHORT, extractor=5))
+
+
 def _kill_and_resume(layer, features, tmp_path, recipe):
     path, out = tmp_path / "features.npz", tmp_path / "run"
     save_features(path, features)

@@ -139,9 +139,7 @@ def coherence_of(mean: Tensor, covariance: Tensor, samples: float, dims: Mapping
         roots.append(Spectrum.of(shrunk).power(-0.5))
         whitenings[name] = Whitening(mean[here], scale[here], roots[-1], shrinkage)
     turn = torch.block_diag(*roots)
-    return Coherence(
-        whitenings, positive_definite(turn @ correlation @ turn, dims), max(2, round(samples))
-    )
+    return Coherence(whitenings, positive_definite(turn @ correlation @ turn, dims), max(2, round(samples)))
 
 
 def oracle_shrinkage(covariance: Tensor, samples: float) -> float:

@@ -144,9 +144,7 @@ def split_maps(
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """For each modality the maps of whitened channels to its two parts, A `(l*, l)` and B `(l, l)`."""
     where = coherence.slices()
-    between = coherence.matrix - torch.block_diag(
-        *(coherence.matrix[here, here] for here in where.values())
-    )
+    between = coherence.matrix - torch.block_diag(*(coherence.matrix[here, here] for here in where.values()))
     roots = torch.block_diag(*(one.root for one in settled.values()))
     seen = roots @ between @ roots
     seen = seen[:, where[anchor]] + seen @ seen[:, where[anchor]]

@@ -74,7 +74,9 @@ class Spectrum:
     def root(self) -> Tensor:
         """The square root of a positive semidefinite matrix; eigenvalues below zero, by rounding, count as zero."""
         # Straight near zero, where the gradient of a root is infinite, and no training survives it.
-        return self.apply(lambda x: torch.where(x > LEAST, x.clamp(min=LEAST).sqrt(), x.clamp(min=0) / LEAST**0.5))
+        return self.apply(
+            lambda x: torch.where(x > LEAST, x.clamp(min=LEAST).sqrt(), x.clamp(min=0) / LEAST**0.5)
+        )
 
 
 class _Eigenvalues(torch.autograd.Function):

@@ -203,7 +203,9 @@ class CellGMF(FusionLayer):
         fused = {name: torch.cat([invariant[partner[name]], specific[name]], dim=-1) for name in names}
         return Fused(fused, invariant, specific, losses)
 
-    def reconstruct(self, invariant: Mapping[str, Tensor], specific: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def reconstruct(
+        self, invariant: Mapping[str, Tensor], specific: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         """The features `{name: (*batch, l)}` that two parts `{name: ...}` of modalities present came from."""
         return {name: self._of(name).join(invariant[name], specific[name]) for name in self.dims}
 
@@ -332,9 +334,7 @@ class CellGMF(FusionLayer):
         # The settings of the cell are for the task: the energy would only ask for more volts.
         energy = _mean_energy(
             {
-                name: settle(
-                    coherence.predictability(name), noise[name], one.fixed_knobs, one.turn()
-                )
+                name: settle(coherence.predictability(name), noise[name], one.fixed_knobs, one.turn())
                 for name, one in ((name, self._of(name)) for name in self.dims)
             }
         )
@@ -482,7 +482,9 @@ class _Maps(nn.Module):
     def fixed_knobs(self) -> Knobs:
         """The same without gradients."""
         knobs = self.knobs
-        return Knobs(*(torch.as_tensor(one).detach() for one in (knobs.voltage, knobs.ground, knobs.debye_length)))
+        return Knobs(
+            *(torch.as_tensor(one).detach() for one in (knobs.voltage, knobs.ground, knobs.debye_length))
+        )
 
     def turn(self) -> Tensor | None:
         """The trained basis `(l, l)`, if there is one."""
