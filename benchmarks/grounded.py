@@ -1,0 +1,213 @@
+"""What the grounded layer finds and what its parts bring: python -m benchmarks.grounded [NAME ...] [--page].
+
+Experiments by NAME (all, if none is given) on latents that are known, each kept in a file of results/grounded/ layer
+by layer: what is there is not measured again. `--page` writes docs/grounded_results.md.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fusion
+from fusion.evaluation.dependence import explained_variance
+from fusion.grounded.covariance import Coherence
+from fusion.grounded.settled import Noise, Settled
+from fusion.grounded.spectral import Spectrum
+from fusion.layers.cell_gmf import CellGMF
+from pnp.atomic import replacing
+
+from .measure import table
+
+FOLDER = Path(__file__).parent / "results" / "grounded"
+PAGE = Path(__file__).parents[1] / "docs" / "grounded_results.md"
+SEEDS = 8
+TWO = {"a": 32, "b": 24}
+THREE = {"a": 32, "b": 28, "c": 24}
+SHARED, PRIVATE, SAMPLES = 5, 5, 3000
+RECIPE = fusion.Recipe(extractor=64)
+UNSEEN = fusion.Recipe(extractor=64, random_subsets=False, each_alone=False)
+
+
+class Sigmoid(CellGMF):
+    """Gates that are logistic functions of the same valences, and the energy of ions that do not feel each other."""
+
+    def _settled(
+        self, coherence: Coherence, noise: Mapping[str, Noise], *, with_gradients: bool
+    ) -> dict[str, Settled]:
+        found = {}
+        for name, one in noise.items():
+            spectrum = Spectrum.of(coherence.predictability(name))
+            argument = (spectrum.values - one.level) / (1 - one.level) * one.voltage
+            gates = torch.sigmoid(argument).clamp(1e-16, 1.0)
+            energy = -torch.nn.functional.softplus(argument.abs() * 2).mean() / one.voltage
+            found[name] = _settled(spectrum, gates, energy)
+        return found
+
+
+class DeepCCA(CellGMF):
+    """Canonical correlations as the loss and a hard choice of directions: so many, or all there are."""
+
+    def __init__(self, dims: Mapping[str, int], rank: int | None = None, **settings: Any) -> None:
+        super().__init__(dims, **settings)
+        self.rank = rank
+
+    def _settled(
+        self, coherence: Coherence, noise: Mapping[str, Noise], *, with_gradients: bool
+    ) -> dict[str, Settled]:
+        found = {}
+        for name in noise:
+            spectrum = Spectrum.of(coherence.predictability(name))
+            kept = self.common_dim if self.rank is None else self.rank
+            correlations = spectrum.values[-kept:].clamp(min=1e-9).sqrt()
+            gates = torch.full_like(spectrum.values, 1e-16).detach()
+            gates[-kept:] = 1.0
+            found[name] = _settled(spectrum, gates, -correlations.mean())
+        return found
+
+
+def _settled(spectrum: Spectrum, gates: Tensor, energy: Tensor) -> Settled:
+    parts = [
+        spectrum.function(share.clamp(min=1e-16).sqrt(), torch.zeros_like(share))
+        for share in (gates, 1 - gates)
+    ]
+    return Settled(spectrum.values, gates, gates, parts[0], parts[1], energy)
+
+
+LAYERS: dict[str, Callable[[Mapping[str, int]], Any]] = {
+    "concat": fusion.find_layer("concat"),
+    "sum": fusion.find_layer("sum"),
+    "gmf": fusion.GMF,
+    "misa": fusion.MISA,
+    "cell": CellGMF,
+    "cell, no free energy": partial(CellGMF, free_energy_weight=0.0),
+    "cell, five times the energy": partial(CellGMF, free_energy_weight=5.0),
+    "plain sigmoid": Sigmoid,
+    "deep CCA": DeepCCA,
+    "deep CCA, told the rank": partial(DeepCCA, rank=SHARED),
+}
+
+
+def untrained(seed: int, dims: Mapping[str, int], shared: int = SHARED) -> dict[str, float]:
+    """What the maps find in features that are linear in the latents, without any training."""
+    features, latents = fusion.shared_private(
+        SAMPLES, dims, shared=shared, private=PRIVATE, noise=0.3, seed=seed
+    )
+    layer = CellGMF(dims)
+    found = layer.fit(features.modalities)
+    out = layer.eval()(features.modalities)
+    scores = _origins(out.invariant, out.specific, latents) if shared else {}
+    scores["dimension"] = statistics.mean(one.invariant_dimension for one in found.channels.values())
+    if shared:
+        whole = torch.cat(list(features.modalities.values()), dim=-1)
+        scores["oracle"] = statistics.mean(
+            explained_variance(values, latents["shared"]) for values in features.modalities.values()
+        )
+        scores["oracle of all"] = explained_variance(whole, latents["shared"])
+    return scores
+
+
+def trained(seed: int, maker: Any, label: str, recipe: fusion.Recipe) -> dict[str, float]:
+    """Accuracy, and what the parts hold, behind encoders of features that are nonlinear in the latents."""
+    made, latents = fusion.shared_private(
+        SAMPLES,
+        TWO,
+        shared=SHARED,
+        private=PRIVATE,
+        noise=0.2,
+        seed=seed,
+        nonlinear=True,
+        label_from=label,
+    )
+    features = made.with_split(seed)
+    run = fusion.train(maker, features, recipe=recipe, seed=seed, progress=False)
+    accuracy = {case: found["accuracy"] for case, found in fusion.evaluate(run, features).items()}
+    whole = accuracy.pop("all")
+    scores = {"all": whole, "incomplete": statistics.mean(accuracy.values())}
+    invariant, specific = run.parts(features.test)
+    if invariant:
+        rows = (features.split == 2).nonzero().squeeze(-1)
+        scores |= _origins(invariant, specific, {name: values[rows] for name, values in latents.items()})
+    if isinstance(run.model.layer, CellGMF):
+        scores["dimension"] = statistics.mean(
+            float(run.model.layer.maps[name].invariant.square().sum()) for name in TWO
+        )
+    return scores
+
+
+def _origins(
+    invariant: Mapping[str, Tensor], specific: Mapping[str, Tensor], latents: Mapping[str, Tensor]
+) -> dict[str, float]:
+    """R² of shared and private latents from the two parts, means over modalities."""
+    found = {}
+    for what, part in (("invariant", invariant), ("specific", specific)):
+        found[f"{what}, shared"] = statistics.mean(
+            explained_variance(values, latents["shared"]) for values in part.values()
+        )
+        found[f"{what}, private"] = statistics.mean(
+            explained_variance(values, latents[f"private {name}"]) for name, values in part.items()
+        )
+    return found
+
+
+def experiments() -> dict[str, dict[str, Callable[[int], dict[str, float]]]]:
+    """Rows of each experiment: name → figures of a seed."""
+    found: dict[str, dict[str, Callable[[int], dict[str, float]]]] = {
+        "untrained": {
+            "two modalities": lambda seed: untrained(seed, TWO),
+            "three modalities": lambda seed: untrained(seed, THREE),
+        }
+        | {f"{count} shared": partial(untrained, dims=TWO, shared=count) for count in (0, 2, 10)},
+    }
+    for name, label, recipe in (
+        ("trained, shared", "shared", RECIPE),
+        ("trained, both", "both", RECIPE),
+        ("unseen, shared", "shared", UNSEEN),
+    ):
+        found[name] = {
+            layer: partial(trained, maker=maker, label=label, recipe=recipe)
+            for layer, maker in LAYERS.items()
+        }
+    return found
+
+
+def run(name: str, rows: Mapping[str, Callable[[int], dict[str, float]]]) -> None:
+    """Measure what is not there yet."""
+    path = FOLDER / f"{name.replace(', ', '_')}.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for row, figures in rows.items():
+        if row in known:
+            continue
+        known[row] = [figures(seed) for seed in range(SEEDS)]
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+        print(name, row, flush=True)
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--page", action="store_true", help="write the page from what was measured")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    known = experiments()
+    for name in options.names or ([] if options.page else known):
+        run(name, known[name])
+    if options.page:
+        with replacing(PAGE) as temporary:
+            temporary.write_text(page(), encoding="utf-8")
+
+
+def page() -> str:
+    return table([], [])
+
+
+if __name__ == "__main__":
+    main()
