@@ -13,7 +13,7 @@ from .covariance import Coherence, measure_coherence
 from .ions import noise_edge, valence
 from .transport import channel_cell, equilibrate, gates
 
-ODDS = 100.0
+ODDS = 1e6
 """Odds with which the default voltage decides a channel at the edge of the noise."""
 
 
@@ -139,7 +139,7 @@ def dissociate(
     Arguments:
         features: `{name: (samples, l)}`, at least two modalities of the same samples; any lengths.
         voltage: :math:`U_0` in thermal voltages. Default: a channel at the edge of the noise is specific with
-            odds of 100 to 1, :math:`U_0 = \ln(100)\,(1-r_0)/(r_0 - r_\mathrm{edge})`, whatever the sample
+            odds of a million to one, :math:`U_0 = \ln(10^6)\,(1-r_0)/(r_0 - r_\mathrm{edge})`, whatever the sample
             size.
         ground: Position of *b* between 0 and 1; nearer to 0, more channels may be invariant.
         debye_length: In lengths of the cell; see :func:`fusion.grounded.transport.channel_cell`.
