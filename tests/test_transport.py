@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import pnp
-from fusion.grounded.covariance import measure_coherence
 from fusion.grounded.ions import jacobi_edge, noise_edge, valence
+from fusion.grounded.measure import measure
 from fusion.grounded.transport import centres, channel_cell, equilibrate, gates, migrate
 
 VALENCES = torch.tensor([-0.8, -0.1, 0.0, 0.3, 1.0], dtype=torch.float64)
@@ -36,8 +36,7 @@ def largest_by_chance(p, q, samples, draws=8):
 def test_noise_edge_is_the_largest_canonical_correlation_of_unrelated_gaussians(p, q, samples):
     torch.manual_seed(0)
     features = {name: torch.randn(samples, size) @ mixing(size) for name, size in (("a", p), ("b", q))}
-    coherence = measure_coherence(features)
-    found = noise_edge(coherence, coherence.whiten(features), permutations=8, seed=0)
+    found = noise_edge(measure(features, shuffles=8, seed=0))
     # Means of eight draws, each of which varies by about 5 %; with so many samples shrinkage is negligible.
     assert found["a"] == pytest.approx(largest_by_chance(p, q, samples), rel=0.06)
     assert found["a"] == pytest.approx(found["b"], rel=1e-9)

@@ -9,8 +9,10 @@ from torch import Tensor
 
 import pnp
 
-from .covariance import Coherence, measure_coherence
+from .covariance import Coherence, Condensed, condense, predictability, slices
 from .ions import noise_edge, valence
+from .measure import measure
+from .samples import Source
 from .transport import channel_cell, equilibrate, gates
 
 ODDS = 100.0
@@ -96,10 +98,7 @@ class Subspaces:
         features = {}
         for name, one in self.channels.items():
             u = one.gates.sqrt() * invariant[name] + (1 - one.gates).clamp(min=0).sqrt() * specific[name]
-            w = self.coherence.whitenings[name]
-            features[name] = (
-                torch.linalg.solve(w.matrix, (u @ one.basis).unsqueeze(-1)).squeeze(-1) * w.scale + w.mean
-            )
+            features[name] = self.coherence.whitenings[name].undo(u @ one.basis)
         return features
 
     def common(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -119,8 +118,9 @@ class Subspaces:
 
 @torch.no_grad()
 def dissociate(
-    features: Mapping[str, Tensor],
+    features: Source,
     *,
+    present: Mapping[str, Tensor] | None = None,
     voltage: float | None = None,
     ground: float = 0.5,
     debye_length: float = 1.0,
@@ -136,8 +136,17 @@ def dissociate(
     the gate that splits the channel into an invariant and a specific part. The invariant parts of the
     modalities are turned into common coordinates by orthogonal Procrustes rotations.
 
+    Features need not fit into memory: chunks are read twice, and 8192 samples of them are held. What is found is the
+    same to rounding, but for the noise level of a stream of more samples than that, see
+    :mod:`fusion.grounded.measure`. A modality with more than 1024 channels, and more than all others together, costs a
+    Cholesky factor instead of eigenvectors; what it shares is found exactly all the same.
+
     Arguments:
-        features: `{name: (samples, l)}`, at least two modalities of the same samples; any lengths.
+        features: `{name: (samples, l)}`, at least two modalities of the same samples; any lengths. Or chunks of
+            that: a list or loader of them, or a function that returns an iterator; where samples lack modalities a
+            chunk is a pair of features and `{name: (n,)}` booleans.
+        present: `{name: (samples,)}`, false where a sample of features in memory lacks a modality; what it holds
+            there is not looked at. Covariances are those of the samples that have what they need.
         voltage: :math:`U_0` in thermal voltages. Default: a channel at the edge of the noise is specific with
             odds of 100 to 1, :math:`U_0 = \ln(100)\,(1-r_0)/(r_0 - r_\mathrm{edge})`, whatever the sample
             size.
@@ -148,31 +157,43 @@ def dissociate(
 
     Raises:
         ValueError: Fewer than two modalities or samples, unequal sample counts, values that are not finite,
-            or a number out of its range.
+            chunks that can be read only once or do not fit each other, or a number out of its range.
     """
     if safety <= 1:
         raise ValueError(f"dissociate: safety must be above 1, got {safety:g}.")
     if permutations < 1:
         raise ValueError(f"dissociate: permutations must be at least 1, got {permutations}.")
-    coherence = measure_coherence(features)
-    edges = noise_edge(coherence, coherence.whiten(features), permutations=permutations, seed=seed)
+    measured = measure(features, present=present, shuffles=permutations, seed=seed)
+    coherence, edges = measured.coherence, noise_edge(measured)
+    condensed = condense(coherence.matrix, coherence.dims)
     ions = {}
     for name in coherence.whitenings:
         # Half of the way to one at most: with few samples the null reaches almost everywhere.
         level = min(safety * edges[name], (1 + edges[name]) / 2)
         volts = math.log(ODDS) * (1 - level) / (level - edges[name]) if voltage is None else voltage
-        ions[name] = _equilibrium(coherence.predictability(name), level, volts, ground, debye_length)
-    frames = _frames(coherence, ions)
-    return Subspaces(coherence, {name: Channels(**ions[name], frame=frames[name]) for name in ions})
+        ions[name] = _equilibrium(condensed, name, level, volts, ground, debye_length)
+    frames = _frames(condensed, ions)
+    channels = {}
+    for name, one in ions.items():
+        basis, frame = one.pop("basis"), frames[name]
+        if name in condensed.turns:
+            basis = _completed(condensed.turns[name] @ basis.mT)
+            frame = torch.nn.functional.pad(frame, (0, 0, 0, len(basis) - len(frame)))
+        channels[name] = Channels(**one, basis=basis, frame=frame)
+    return Subspaces(coherence, channels)
 
 
 def _equilibrium(
-    predictability: Tensor, level: float, voltage: float, ground: float, debye_length: float
+    condensed: Condensed, name: str, level: float, voltage: float, ground: float, debye_length: float
 ) -> dict:
-    values, vectors = torch.linalg.eigh(predictability)
+    here = slices(condensed.dims)[name]
+    values, vectors = torch.linalg.eigh(predictability(condensed.matrix, here))
     shared, basis = values.flip(0).clamp(0, 1), vectors.flip(-1).mT
     # The sign of an eigenvector is a convention: the largest component is positive.
     largest = basis.gather(1, basis.abs().argmax(1, keepdim=True))
+    if name in condensed.turns:
+        left_out = len(condensed.turns[name]) - len(shared)
+        shared = torch.cat([shared, shared.new_zeros(left_out)])
     valences = valence(shared, level)
     cell = channel_cell(valences, voltage=voltage, ground=ground, debye_length=debye_length)
     solution = equilibrate(cell)
@@ -187,7 +208,15 @@ def _equilibrium(
     }
 
 
-def _frames(coherence: Coherence, ions: Mapping[str, dict], rounds: int = 20) -> dict[str, Tensor]:
+def _completed(columns: Tensor) -> Tensor:
+    """An orthonormal basis `(l, l)` of rows that begins with the orthonormal columns `(l, r)`."""
+    count = columns.shape[-1]
+    found, triangle = torch.linalg.qr(columns, mode="complete")
+    found[:, :count] *= triangle.diagonal().sign()  # as they were
+    return found.mT
+
+
+def _frames(condensed: Condensed, ions: Mapping[str, dict], rounds: int = 20) -> dict[str, Tensor]:
     r"""Rotations into common coordinates: generalised orthogonal Procrustes of the gated channels.
 
     Maximises :math:`\sum_{m \ne n}\operatorname{tr}(R_m^T C_{mn} R_n)` over orthonormal columns, with C the
@@ -197,10 +226,12 @@ def _frames(coherence: Coherence, ions: Mapping[str, dict], rounds: int = 20) ->
     References:
         Gower, Psychometrika 40, 33 (1975); Schönemann, Psychometrika 31, 1 (1966).
     """
-    where = coherence.slices()
-    width = min(coherence.dims.values())
-    turn = torch.block_diag(*(one["gates"].sqrt()[:, None] * one["basis"] for one in ions.values()))
-    gated = turn @ coherence.matrix @ turn.mT
+    where = slices(condensed.dims)
+    width = min(condensed.dims.values())
+    turn = torch.block_diag(
+        *(one["gates"][: len(one["basis"]), None].sqrt() * one["basis"] for one in ions.values())
+    )
+    gated = turn @ condensed.matrix @ turn.mT
     for here in where.values():
         gated[here, here] = 0.0
     joint = torch.linalg.eigh(gated)[1].flip(-1)[:, :width]
