@@ -11,8 +11,10 @@ import pnp
 
 from .covariance import Coherence, Condensed, condense, predictability, slices
 from .ions import noise_edge, valence
+from .matching import Canonical, Ranking, rank, surprise
 from .measure import measure
 from .samples import Source
+from .sharing import Sharing, share_out
 from .transport import channel_cell, equilibrate, gates
 
 ODDS = 100.0
@@ -53,6 +55,11 @@ class Channels:
     def invariant_dimension(self) -> float:
         """Effective number of invariant channels, the sum of the gates."""
         return float(self.gates.sum())
+
+    @property
+    def correlating(self) -> Tensor:
+        """The rows of the basis that correlate with any other modality, `(r, l)`, at least one."""
+        return self.basis[: max(int((self.predictability > 0).sum()), 1)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +112,93 @@ class Subspaces:
         """Invariant parts in the common coordinates, `{name: (*batch, l*)}`: one can stand in for another."""
         invariant, _ = self.split(features)
         return {name: part @ self.channels[name].frame for name, part in invariant.items()}
+
+    def retrieve(
+        self,
+        queries: Mapping[str, Tensor],
+        gallery: Mapping[str, Tensor],
+        *,
+        k: int = 10,
+        similarity: str = "likelihood",
+    ) -> Ranking:
+        """Find in a gallery of some modalities what belongs to queries of others.
+
+        Arguments:
+            queries, gallery: `{name: (samples, l)}`, of one modality each or of several; none in both.
+            k: Places of the ranking; fewer if the gallery has fewer samples.
+            similarity: `likelihood`, the log-odds Λ of :mod:`fusion.grounded.matching` that they are of one sample; or
+                `cosine`, between -1 and 1, in the canonical coordinates weighted by the root of the correlations.
+
+        Raises:
+            ValueError: An unknown modality, one in both, none, `k` below 1 or another similarity.
+        """
+        if set(queries) & set(gallery):
+            both = sorted(set(queries) & set(gallery))
+            raise ValueError(f"retrieve: queries and gallery must be of different modalities, got {both} in both.")
+        if k < 1:
+            raise ValueError(f"retrieve: k must be 1 or more, got {k}.")
+        if similarity not in ("likelihood", "cosine"):
+            raise ValueError(f"retrieve: similarity must be 'likelihood' or 'cosine', got {similarity!r}.")
+        asked, offered = self._correlating(queries), self._correlating(gallery)
+        covariance = self._gated([*queries, *gallery])
+        return rank(Canonical.of(covariance, asked.shape[-1]), asked, offered, k, similarity)
+
+    def conflict(self, features: Mapping[str, Tensor]) -> Tensor:
+        r"""How much the modalities of a sample contradict each other, `(*batch)`, in nats.
+
+        The log-odds :math:`-\Lambda` of :mod:`fusion.grounded.matching` that they come from different samples: positive
+        where that is the likelier. Only what is above the noise counts.
+
+        Arguments:
+            features: `{name: (*batch, l)}`, of two modalities or more; for a pair of three, of those two.
+
+        Raises:
+            ValueError: An unknown modality, or fewer than two.
+        """
+        if len(features) < 2:
+            raise ValueError(f"conflict: at least two modalities are needed, got {list(features)}.")
+        return surprise(self._gated(list(features)), self._correlating(features))
+
+    def shared_by(self) -> dict[str, Sharing]:
+        """With whom every modality shares its invariant channels, those whose gate is above one half."""
+        matrix, where, found = self.coherence.matrix, self.coherence.slices(), {}
+        for name, one in self.channels.items():
+            across = {other: matrix[where[name], there] for other, there in where.items() if other != name}
+            found[name] = share_out(
+                name, one.basis[one.gates > 0.5], across, one.noise_level, list(self.channels)
+            )
+        return found
+
+    def _correlating(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Side by side, the channels of features `{name: (*batch, l)}` that correlate with anything."""
+        if not features or not set(features) <= set(self.channels):
+            raise ValueError(f"modalities must be some of {list(self.channels)}, got {list(features)}.")
+        whitenings = self.coherence.whitenings
+        return torch.cat(
+            [
+                whitenings[name].apply(values) @ self.channels[name].correlating.mT
+                for name, values in features.items()
+            ],
+            dim=-1,
+        )
+
+    def _gated(self, names: list[str]) -> Tensor:
+        """The covariance of those channels, gated between modalities."""
+        where = self.coherence.slices()
+        turns = {}
+        for name in names:
+            rows = self.channels[name].correlating
+            turns[name] = self.channels[name].gates[: len(rows), None].sqrt() * rows
+        blocks = [
+            [
+                torch.eye(len(turns[one])).to(turns[one])
+                if one == other
+                else turns[one] @ self.coherence.matrix[where[one], where[other]] @ turns[other].mT
+                for other in names
+            ]
+            for one in names
+        ]
+        return torch.cat([torch.cat(row, dim=-1) for row in blocks])
 
     def __str__(self) -> str:
         lines = [f"{len(self.channels)} modalities, {self.coherence.samples} samples"]
