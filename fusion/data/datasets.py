@@ -153,8 +153,8 @@ def shared_private(
 
     Returns:
         The features without a split, and the latents: `shared` `(N, k_s)`, `private <name>` `(N, k_p)` and, if
-        there are any, `<name>+<name>` `(N, k_q)`; with `conflict` also `conflict` `(N, M)`, true where a modality does not belong to the sample, whose
-        latents then are those of another.
+        there are any, `<name>+<name>` `(N, k_q)`; with `conflict` also `conflict` `(N, M)`, true where a modality
+        does not belong to the sample, whose latents then are those of another.
 
     Raises:
         ValueError: A number out of range, or another `label_from`.

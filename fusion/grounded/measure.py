@@ -178,7 +178,9 @@ class _Products:
         for name, products in self.within.items():
             lower = products.div_(self.counts[name]).tril_()
             sample = lower + lower.tril(-1).mT
-            covariance, shrinkage = ledoit_wolf(sample, self.fourth[name] / self.counts[name], self.counts[name])
+            covariance, shrinkage = ledoit_wolf(
+                sample, self.fourth[name] / self.counts[name], self.counts[name]
+            )
             del lower, sample
             scale = self.scale[name].masked_fill(self.scale[name].isinf(), 1.0)
             whitenings[name] = Whitening(self.mean[name], scale, whitening_matrix(covariance), shrinkage)

@@ -9,6 +9,7 @@ References:
     J.-F. Cardoso & A. Souloumiac, SIAM J. Matrix Anal. Appl. 17, 161 (1996).
 """
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -86,7 +87,7 @@ def joint_diagonaliser(matrices: Tensor) -> Tensor:
                 if abs(angle) < SMALLEST_ANGLE:
                     continue
                 largest = max(largest, abs(angle))
-                c, s = torch.tensor(angle).cos(), torch.tensor(angle).sin()
+                c, s = math.cos(angle), math.sin(angle)
                 rotation = torch.tensor([[c, s], [-s, c]], dtype=turn.dtype, device=turn.device)
                 pair = [i, j]
                 turned[:, pair] = rotation @ turned[:, pair]
@@ -101,4 +102,4 @@ def _angle(difference: Tensor, double: Tensor) -> float:
     """The rotation of a plane that is best for all matrices together."""
     on = float((difference**2).sum() - (double**2).sum())
     off = float(2 * (difference * double).sum())
-    return 0.5 * float(torch.atan2(torch.tensor(off), torch.tensor(on + (on**2 + off**2) ** 0.5)))
+    return 0.5 * math.atan2(off, on + math.hypot(on, off))

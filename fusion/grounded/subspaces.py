@@ -19,6 +19,8 @@ from .transport import channel_cell, equilibrate, gates
 
 ODDS = 100.0
 """Odds with which the default voltage decides a channel at the edge of the noise."""
+SMALLEST_EDGE = 1e-6
+"""Of the noise: where nothing varies there is none, and no voltage would be high enough."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +136,9 @@ class Subspaces:
         """
         if set(queries) & set(gallery):
             both = sorted(set(queries) & set(gallery))
-            raise ValueError(f"retrieve: queries and gallery must be of different modalities, got {both} in both.")
+            raise ValueError(
+                f"retrieve: queries and gallery must be of different modalities, got {both} in both."
+            )
         if k < 1:
             raise ValueError(f"retrieve: k must be 1 or more, got {k}.")
         if similarity not in ("likelihood", "cosine"):
@@ -157,7 +161,8 @@ class Subspaces:
         """
         if len(features) < 2:
             raise ValueError(f"conflict: at least two modalities are needed, got {list(features)}.")
-        return surprise(self._gated(list(features)), self._correlating(features))
+        channels = self._correlating(features)
+        return surprise(self._gated(list(features)), channels)
 
     def shared_by(self) -> dict[str, Sharing]:
         """With whom every modality shares its invariant channels, those whose gate is above one half."""
@@ -262,9 +267,10 @@ def dissociate(
     condensed = condense(coherence.matrix, coherence.dims)
     ions = {}
     for name in coherence.whitenings:
+        edge = max(edges[name], SMALLEST_EDGE)
         # Half of the way to one at most: with few samples the null reaches almost everywhere.
-        level = min(safety * edges[name], (1 + edges[name]) / 2)
-        volts = math.log(ODDS) * (1 - level) / (level - edges[name]) if voltage is None else voltage
+        level = min(safety * edge, (1 + edge) / 2)
+        volts = math.log(ODDS) * (1 - level) / (level - edge) if voltage is None else voltage
         ions[name] = _equilibrium(condensed, name, level, volts, ground, debye_length)
     frames = _frames(condensed, ions)
     channels = {}
