@@ -48,8 +48,8 @@ $$\\Lambda = \\sum_k \\frac{{\\rho_k x_k y_k - \\tfrac12\\rho_k^2(x_k^2 + y_k^2)
   - \\tfrac12\\ln(1 - \\rho_k^2) ,$$
 
 the score that no other beats if channels are Gaussian (Neyman and Pearson). `subspaces.retrieve(queries, gallery)`
-ranks by it (or by a cosine), `subspaces.conflict(features)` is its negative, for any number of modalities. What is not above
-the noise has no correlation left, because its gate is shut; nobody has to say how many directions there are.
+ranks by it (or by a cosine), `subspaces.conflict(features)` is its negative, for any number of modalities. What is not
+above the noise has no correlation left, because its gate is shut; nobody has to say how many directions there are.
 
 Beside them: canonical correlations with a ridge of {ridge:g}, compared by cosine (retrieval) and by the distance of the
 variates (conflict), with *all* directions and with the number that is best on the validation samples (*told*; for
