@@ -17,6 +17,7 @@ from .evaluation.dependence import explained_variance, mutual_information
 from .evaluation.diagnostics import diagnose
 from .evaluation.scores import evaluate
 from .grounded.subspaces import Channels, Subspaces, dissociate
+from .grounded.subspaces_file import load_subspaces, save_subspaces
 from .grounded.transport import channel_cell, migrate
 from .layers.cell_gmf import CellGMF
 from .layers.cross_attention import CrossAttention
@@ -77,9 +78,11 @@ __all__ = [
     "find_layer",
     "load_features",
     "load_run",
+    "load_subspaces",
     "migrate",
     "mutual_information",
     "save_features",
+    "save_subspaces",
     "shared_private",
     "train",
     "with_conflicts",

@@ -5,12 +5,15 @@ everywhere: channels run from blue (unpredictable) to vermilion (predictable), t
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 import pnp
+from pnp.atomic import replacing
 
+from .grounded.sharing import Sharing
 from .grounded.subspaces import Channels, Subspaces
 from .grounded.transport import centres, migrate
 
@@ -145,6 +148,109 @@ def plot_gates(subspaces: Subspaces, *, ax: "Axes | None" = None) -> "Axes":
     ax.set_ylim(-0.05, 1.05)
     ax.legend(frameon=False, loc="center right")
     return ax
+
+
+def plot_sharing(sharing: Sharing, *, title: str | None = None, ax: "Axes | None" = None) -> "Axes":
+    """With whom a modality shares its invariant directions: directions by other modalities, coloured by R².
+
+    Arguments:
+        sharing: One modality's of :meth:`fusion.Subspaces.shared_by`.
+    """
+    ax = _axes(ax)
+    others = list(sharing.r_squared)
+    order = sorted(range(len(sharing.names)), key=lambda row: (-sharing.names[row].count("+"), sharing.names[row]))
+    values = np.stack([sharing.r_squared[other].cpu().numpy()[order] for other in others], axis=-1)
+    names = [sharing.names[row] for row in order]
+    image = ax.imshow(values, aspect="auto", cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
+    starts = [row for row, name in enumerate(names) if row == 0 or name != names[row - 1]]
+    ends = [*starts[1:], len(names)]
+    labels = [f"{names[start]}: {end - start}" for start, end in zip(starts, ends, strict=True)]
+    ax.set_yticks([(start + end - 1) / 2 for start, end in zip(starts, ends, strict=True)], labels)
+    for start in starts[1:]:
+        ax.axhline(start - 0.5, color="white", lw=1.5)
+    ax.set_xticks(range(len(others)), others)
+    ax.tick_params(length=0)
+    ax.set_xlabel("explained by")
+    ax.set_ylabel("shared directions")
+    ax.figure.colorbar(image, ax=ax).set_label("R²")
+    if title:
+        ax.set_title(title)
+    return ax
+
+
+def plot_parts(subspaces: Subspaces, *, ax: "Axes | None" = None) -> "Axes":
+    """What went where: how many channels of every modality are its own, and with whom it shares the others."""
+    ax = _axes(ax)
+    found = subspaces.shared_by()
+    parts = sorted({part for one in found.values() for part in one.names}, key=lambda part: (-part.count("+"), part))
+    colours = {part: MODALITIES[rank % len(MODALITIES)] for rank, part in enumerate(parts)}
+    colours = dict.fromkeys(["its own"], SPECIFIC) | colours
+    shares = {}
+    for name, one in found.items():
+        total = len(subspaces.channels[name].gates)
+        counts = one.counts | {"its own": total - len(one.names)}
+        shares[name] = {part: counts.get(part, 0) for part in [*parts, "its own"]}
+    left = np.zeros(len(found))
+    for part in [*parts, "its own"]:
+        width = np.array([shares[name][part] for name in found])
+        bars = ax.barh(list(found), width, left=left, color=colours[part], label=part, height=0.6)
+        ax.bar_label(bars, [str(count) if count else "" for count in width], label_type="center")
+        left += width
+    ax.invert_yaxis()
+    ax.set_xlabel("channels")
+    ax.set_ylabel("modality")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, ncols=len(colours), loc="lower center", bbox_to_anchor=(0.5, 1.0), title="shared by")
+    return ax
+
+
+def animate_channels(
+    channels: Channels,
+    path: Path | str,
+    solution: pnp.Solution | None = None,
+    *,
+    title: str | None = None,
+    frames_per_second: float = 8.0,
+) -> None:
+    """Write a film of :func:`plot_channels` over time: `.gif`, or `.html` with buttons, without other programs.
+
+    Arguments:
+        channels: From :func:`fusion.dissociate`.
+        path: Replaced atomically.
+        solution: A transient of their cell from :func:`fusion.grounded.transport.migrate`; None: compute it.
+
+    Raises:
+        ValueError: Another suffix, or a solution that is no transient.
+    """
+    from matplotlib import pyplot
+    from matplotlib.animation import FuncAnimation, PillowWriter
+
+    path = Path(path)
+    if path.suffix not in (".gif", ".html"):
+        raise ValueError(f"path must end in .gif or .html, got {path.name!r}.")
+    solution = migrate(channels.cell) if solution is None else solution
+    if solution.times is None:
+        raise ValueError("animate_channels: the solution must be a transient, from fusion.migrate.")
+    figure = pyplot.figure(figsize=(6.4, 4.2), layout="constrained")
+    # One scale for all: the potential would seem to stand still if its axis moved.
+    low, high = (float(one) for one in solution.potential.detach().aminmax())
+
+    def draw(moment: int) -> list:
+        figure.clear()
+        ax = plot_channels(channels, solution, moment=moment, title=title, ax=figure.add_subplot())
+        twin = next(one for one in figure.axes if one.get_ylabel().startswith("potential"))
+        twin.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+        return [ax]
+
+    film = FuncAnimation(figure, draw, frames=len(solution.times), interval=1000 / frames_per_second)
+    with replacing(path) as temporary:
+        if path.suffix == ".gif":
+            written = temporary.with_suffix(".gif")  # the format is told by the name
+            film.save(written, writer=PillowWriter(fps=round(frames_per_second)), dpi=90)
+            written.replace(temporary)
+        else:
+            temporary.write_text(film.to_jshtml(fps=frames_per_second), encoding="utf-8")
+    pyplot.close(figure)
 
 
 def plot_comparison(

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from fusion.data.datasets import shared_private
-from fusion.grounded.covariance import measure_coherence, shrunk_covariance
+from fusion.grounded.covariance import ledoit_wolf
+from fusion.grounded.measure import measure
 
 DIMS = {"a": 9, "b": 6, "c": 4}
 
@@ -16,20 +17,22 @@ def draw(samples=4000, seed=0):
 
 @pytest.mark.parametrize(("samples", "channels"), [(500, 20), (40, 60), (10_000, 5)])
 def test_shrinkage_is_ledoit_and_wolf_s(samples, channels):
-    from sklearn.covariance import ledoit_wolf
+    from sklearn import covariance as reference
 
     rng = np.random.default_rng(1)
     x = rng.standard_t(5, (samples, channels)) @ rng.standard_normal((channels, channels))
     x -= x.mean(0)
-    expected, shrinkage = ledoit_wolf(x, assume_centered=True)
-    covariance, found = shrunk_covariance(torch.tensor(x))
+    expected, shrinkage = reference.ledoit_wolf(x, assume_centered=True)
+    x = torch.tensor(x)
+    fourth = x.square().sum(-1).square().mean()
+    covariance, found = ledoit_wolf(x.mT @ x / samples, fourth, samples)
     assert found == pytest.approx(shrinkage, rel=1e-10)
     np.testing.assert_allclose(covariance.numpy(), expected, rtol=1e-9, atol=1e-9 * np.abs(expected).max())
 
 
 def test_predictability_is_the_r_squared_of_a_regression():
     features = {name: values.double() for name, values in draw(50_000).items()}
-    coherence = measure_coherence(features)
+    coherence = measure(features).coherence
     whitened = coherence.whiten(features)
     rest = torch.cat([whitened["b"], whitened["c"]], dim=-1).numpy()
     target = whitened["a"].numpy()
@@ -46,13 +49,13 @@ def test_predictability_of_two_views_has_the_squared_canonical_correlations():
     a, b = ((v - v.mean(0)).numpy() for v in features.values())
     qa, qb = np.linalg.qr(a)[0], np.linalg.qr(b)[0]
     correlations = np.linalg.svd(qa.T @ qb, compute_uv=False)
-    eigenvalues = torch.linalg.eigvalsh(measure_coherence(features).predictability("b")).flip(0).numpy()
+    eigenvalues = torch.linalg.eigvalsh(measure(features).coherence.predictability("b")).flip(0).numpy()
     np.testing.assert_allclose(eigenvalues, correlations**2, atol=3e-3)
 
 
 def test_whitened_channels_are_white_and_their_blocks_identities():
     features = draw(20_000)
-    coherence = measure_coherence(features)
+    coherence = measure(features).coherence
     for name, values in coherence.whiten(features).items():
         covariance = values.mT @ values / len(values)
         assert (covariance - torch.eye(values.shape[-1])).abs().max() < 5e-3
@@ -67,7 +70,7 @@ def test_any_number_of_samples_and_degenerate_channels_stay_finite(samples):
     features["a"][:, 1] = features["a"][:, 2]  # duplicated
     features["b"][:, 0] *= 1e12  # huge
     features["b"][:, 1] *= 1e-12
-    coherence = measure_coherence(features)
+    coherence = measure(features).coherence
     assert bool(torch.isfinite(coherence.matrix).all())
     for name in DIMS:
         eigenvalues = torch.linalg.eigvalsh(coherence.predictability(name))
@@ -81,7 +84,7 @@ def test_units_of_the_channels_do_not_matter():
         name: values.double() * 10.0 ** torch.arange(-4, values.shape[-1] - 4) + 5
         for name, values in features.items()
     }
-    first, second = (measure_coherence(one) for one in (features, scaled))
+    first, second = (measure(one).coherence for one in (features, scaled))
     torch.testing.assert_close(first.matrix, second.matrix, rtol=0, atol=1e-6)
 
 
@@ -97,4 +100,4 @@ def test_units_of_the_channels_do_not_matter():
 )
 def test_errors_say_what_is_wrong(features, message):
     with pytest.raises(ValueError, match=message):
-        measure_coherence(features)
+        measure(features)

@@ -1,7 +1,7 @@
 """Small data sets to try fusion layers on: digits that scikit-learn ships, and sets made to order."""
 
 from collections.abc import Mapping, Sequence
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import torch
@@ -115,6 +115,7 @@ def shared_private(
     *,
     shared: int,
     private: int,
+    pairwise: int = 0,
     noise: float = 0.1,
     seed: int = 0,
     classes: int = 4,
@@ -127,20 +128,21 @@ def shared_private(
     r"""Modalities with known shared and private latents.
 
     .. math::
-        f_m = A_m s + B_m p_m + \sigma e_m, \qquad y = \arg\max_k (C z)_k
+        f_m = A_m s + \sum_{n \ne m} D_{mn} q_{mn} + B_m p_m + \sigma e_m, \qquad y = \arg\max_k (C z)_k
 
-    with :math:`s \in \mathbb{R}^{k_s}` common to all modalities, :math:`p_m \in \mathbb{R}^{k_p}` of one
-    only, and all latents and noise standard normal. The entries of :math:`A_m` and :math:`B_m` are normal
-    with variance :math:`1 / (k_s + k_p)`, so channels have unit variance beside the noise.
+    with :math:`s \in \mathbb{R}^{k_s}` common to all modalities, :math:`q_{mn} = q_{nm} \in \mathbb{R}^{k_q}` to
+    two of them, :math:`p_m \in \mathbb{R}^{k_p}` of one only, and all latents and noise standard normal. The
+    entries of the matrices are normal, of a variance that gives channels unit variance beside the noise.
 
     Arguments:
         samples: N.
         dims: Modality name → :math:`l_m`.
         shared, private: :math:`k_s` and :math:`k_p`; either may be 0, not both.
+        pairwise: :math:`k_q` for every pair of modalities.
         noise: :math:`\sigma \ge 0`.
         seed: Of everything drawn.
         classes: Number of labels.
-        label_from: `shared` for :math:`z = s`; `both` for *z* = *s* beside every :math:`p_m`; None: `shared`
+        label_from: `shared` for :math:`z = s`; `both` for *z* = all latents; None: `shared`
             if there are shared latents.
         nonlinear: The mixing is a random perceptron for each modality in the place of the matrices: 64 units
             :math:`\tanh(2 \cdot)` of mixed latents, mixed again and scaled to unit variance.
@@ -150,21 +152,26 @@ def shared_private(
             of T/2 to T; None: vectors.
 
     Returns:
-        The features without a split, and the latents: `shared` `(N, k_s)` and `private <name>` `(N, k_p)`;
-        with `conflict` also `conflict` `(N, M)`, true where a modality does not belong to the sample, whose
-        latents then are those of another.
+        The features without a split, and the latents: `shared` `(N, k_s)`, `private <name>` `(N, k_p)` and, if
+        there are any, `<name>+<name>` `(N, k_q)`; with `conflict` also `conflict` `(N, M)`, true where a modality
+        does not belong to the sample, whose latents then are those of another.
 
     Raises:
         ValueError: A number out of range, or another `label_from`.
     """
     label_from = label_from or ("shared" if shared else "both")
-    _check_shared_private(samples, shared, private, noise, classes, label_from, conflict, missing, steps)
+    _check_shared_private(
+        samples, shared, private, pairwise, noise, classes, label_from, conflict, missing, steps
+    )
     with seeded(seed):
         latents = {"shared": torch.randn(samples, shared)}
+        pairs = list(combinations(dims, 2)) if pairwise else []
+        latents |= {"+".join(pair): torch.randn(samples, pairwise) for pair in pairs}
         modalities = {}
         for name, length in dims.items():
             own = latents[f"private {name}"] = torch.randn(samples, private)
-            mixed = _mixed(torch.cat([latents["shared"], own], dim=-1), length, nonlinear)
+            some = [latents["+".join(pair)] for pair in pairs if name in pair]
+            mixed = _mixed(torch.cat([latents["shared"], *some, own], dim=-1), length, nonlinear)
             # Noise of steps comes below, after all that vectors draw.
             modalities[name] = mixed + (noise if steps is None else 0.0) * torch.randn(samples, length)
         told = latents["shared"] if label_from == "shared" else torch.cat(list(latents.values()), dim=-1)
@@ -218,6 +225,7 @@ def _check_shared_private(
     samples: int,
     shared: int,
     private: int,
+    pairwise: int,
     noise: float,
     classes: int,
     label_from: str,
@@ -231,10 +239,12 @@ def _check_shared_private(
         "samples": 2 if conflict else 1,
         "shared": int(label_from == "shared"),
         "private": 0,
+        "pairwise": 0,
         "noise": 0,
     }
     lowest |= {"classes": 2, "steps": 1}
-    given = {"samples": samples, "shared": shared, "private": private, "noise": noise, "classes": classes}
+    given = {"samples": samples, "shared": shared, "private": private, "pairwise": pairwise, "noise": noise}
+    given |= {"classes": classes}
     given |= {} if steps is None else {"steps": steps}
     for name, value in given.items():
         if not value >= lowest[name]:

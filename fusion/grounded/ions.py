@@ -1,12 +1,10 @@
 """Which channel becomes which ion: valences measured from how well other modalities predict a channel."""
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
-from ..randomness import seeded
-from .covariance import Coherence, coherence_matrix
+from .covariance import condense, predictability, slices
+from .measure import Measured, assemble
 
 
 def valence(predictability: Tensor, noise_level: float) -> Tensor:
@@ -24,33 +22,21 @@ def valence(predictability: Tensor, noise_level: float) -> Tensor:
     return (predictability - noise_level) / (1 - noise_level)
 
 
-def noise_edge(
-    coherence: Coherence, whitened: dict[str, Tensor], *, permutations: int, seed: int
-) -> dict[str, float]:
+def noise_edge(measured: Measured) -> dict[str, float]:
     r"""Largest R² that channels of unrelated modalities show at this sample size, `{name: edge}`.
 
-    Every modality's samples are shuffled on their own, which keeps all covariances within a modality and
-    destroys those between them, and the largest eigenvalue of the predictability is measured again; the mean
-    over the permutations is returned. For Gaussian channels it approaches the edge of the random-matrix
-    spectrum (:func:`jacobi_edge`); unlike that formula it also holds for other distributions, with shrinkage,
-    and with fewer samples than channels.
-
-    Arguments:
-        coherence, whitened: Statistics, and the features they were measured on in whitened coordinates.
-        permutations: How often to shuffle.
-        seed: Of the shuffles.
+    Every modality's samples were shuffled on their own, which keeps all covariances within a modality and destroys
+    those between them; the largest eigenvalue of the predictability is found again, and its mean over the shuffles
+    is returned. For Gaussian channels it approaches the edge of the random-matrix spectrum (:func:`jacobi_edge`);
+    unlike that formula it also holds for other distributions, with shrinkage, and with fewer samples than channels.
     """
-    total = dict.fromkeys(whitened, 0.0)
-    with seeded(seed):
-        for _ in range(permutations):
-            shuffled = {
-                name: values[torch.randperm(coherence.samples).to(values.device)]
-                for name, values in whitened.items()
-            }
-            unrelated = replace(coherence, matrix=coherence_matrix(shuffled))
-            for name in total:
-                total[name] += float(torch.linalg.eigvalsh(unrelated.predictability(name))[-1])
-    return {name: value / permutations for name, value in total.items()}
+    dims = measured.coherence.dims
+    total = dict.fromkeys(dims, 0.0)
+    for across in measured.unrelated:
+        unrelated = condense(assemble(across, dims), dims)
+        for name, here in slices(unrelated.dims).items():
+            total[name] += float(torch.linalg.eigvalsh(predictability(unrelated.matrix, here))[-1])
+    return {name: value / len(measured.unrelated) for name, value in total.items()}
 
 
 def jacobi_edge(channels: int, others: int, samples: int) -> float:

@@ -46,7 +46,7 @@ class Noise:
 
     Attributes:
         level: The R² above which a channel counts as shared.
-        voltage: At which a channel at the edge of the noise is specific with odds of a million to one.
+        voltage: At which a channel at the edge of the noise is specific with odds of a billion to one.
     """
 
     level: float

@@ -9,12 +9,18 @@ from torch import Tensor
 
 import pnp
 
-from .covariance import Coherence, measure_coherence
+from .covariance import Coherence, Condensed, condense, predictability, slices
 from .ions import noise_edge, valence
+from .matching import Canonical, Ranking, rank, surprise
+from .measure import measure
+from .samples import Source
+from .sharing import Sharing, share_out
 from .transport import channel_cell, equilibrate, gates
 
-ODDS = 1e6
+ODDS = 1e9
 """Odds with which the default voltage decides a channel at the edge of the noise."""
+SMALLEST_EDGE = 1e-6
+"""Of the noise: where nothing varies there is none, and no voltage would be high enough."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +57,11 @@ class Channels:
     def invariant_dimension(self) -> float:
         """Effective number of invariant channels, the sum of the gates."""
         return float(self.gates.sum())
+
+    @property
+    def correlating(self) -> Tensor:
+        """The rows of the basis that correlate with any other modality, `(r, l)`, at least one."""
+        return self.basis[: max(int((self.predictability > 0).sum()), 1)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,16 +107,103 @@ class Subspaces:
         features = {}
         for name, one in self.channels.items():
             u = one.gates.sqrt() * invariant[name] + (1 - one.gates).clamp(min=0).sqrt() * specific[name]
-            w = self.coherence.whitenings[name]
-            features[name] = (
-                torch.linalg.solve(w.matrix, (u @ one.basis).unsqueeze(-1)).squeeze(-1) * w.scale + w.mean
-            )
+            features[name] = self.coherence.whitenings[name].undo(u @ one.basis)
         return features
 
     def common(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Invariant parts in the common coordinates, `{name: (*batch, l*)}`: one can stand in for another."""
         invariant, _ = self.split(features)
         return {name: part @ self.channels[name].frame for name, part in invariant.items()}
+
+    def retrieve(
+        self,
+        queries: Mapping[str, Tensor],
+        gallery: Mapping[str, Tensor],
+        *,
+        k: int = 10,
+        similarity: str = "likelihood",
+    ) -> Ranking:
+        """Find in a gallery of some modalities what belongs to queries of others.
+
+        Arguments:
+            queries, gallery: `{name: (samples, l)}`, of one modality each or of several; none in both.
+            k: Places of the ranking; fewer if the gallery has fewer samples.
+            similarity: `likelihood`, the log-odds Λ of :mod:`fusion.grounded.matching` that they are of one sample; or
+                `cosine`, between -1 and 1, in the canonical coordinates weighted by the root of the correlations.
+
+        Raises:
+            ValueError: An unknown modality, one in both, none, `k` below 1 or another similarity.
+        """
+        if set(queries) & set(gallery):
+            both = sorted(set(queries) & set(gallery))
+            raise ValueError(
+                f"retrieve: queries and gallery must be of different modalities, got {both} in both."
+            )
+        if k < 1:
+            raise ValueError(f"retrieve: k must be 1 or more, got {k}.")
+        if similarity not in ("likelihood", "cosine"):
+            raise ValueError(f"retrieve: similarity must be 'likelihood' or 'cosine', got {similarity!r}.")
+        asked, offered = self._correlating(queries), self._correlating(gallery)
+        covariance = self._gated([*queries, *gallery])
+        return rank(Canonical.of(covariance, asked.shape[-1]), asked, offered, k, similarity)
+
+    def conflict(self, features: Mapping[str, Tensor]) -> Tensor:
+        r"""How much the modalities of a sample contradict each other, `(*batch)`, in nats.
+
+        The log-odds :math:`-\Lambda` of :mod:`fusion.grounded.matching` that they come from different samples: positive
+        where that is the likelier. Only what is above the noise counts.
+
+        Arguments:
+            features: `{name: (*batch, l)}`, of two modalities or more; for a pair of three, of those two.
+
+        Raises:
+            ValueError: An unknown modality, or fewer than two.
+        """
+        if len(features) < 2:
+            raise ValueError(f"conflict: at least two modalities are needed, got {list(features)}.")
+        channels = self._correlating(features)
+        return surprise(self._gated(list(features)), channels)
+
+    def shared_by(self) -> dict[str, Sharing]:
+        """With whom every modality shares its invariant channels, those whose gate is above one half."""
+        matrix, where, found = self.coherence.matrix, self.coherence.slices(), {}
+        for name, one in self.channels.items():
+            across = {other: matrix[where[name], there] for other, there in where.items() if other != name}
+            found[name] = share_out(
+                name, one.basis[one.gates > 0.5], across, one.noise_level, list(self.channels)
+            )
+        return found
+
+    def _correlating(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Side by side, the channels of features `{name: (*batch, l)}` that correlate with anything."""
+        if not features or not set(features) <= set(self.channels):
+            raise ValueError(f"modalities must be some of {list(self.channels)}, got {list(features)}.")
+        whitenings = self.coherence.whitenings
+        return torch.cat(
+            [
+                whitenings[name].apply(values) @ self.channels[name].correlating.mT
+                for name, values in features.items()
+            ],
+            dim=-1,
+        )
+
+    def _gated(self, names: list[str]) -> Tensor:
+        """The covariance of those channels, gated between modalities."""
+        where = self.coherence.slices()
+        turns = {}
+        for name in names:
+            rows = self.channels[name].correlating
+            turns[name] = self.channels[name].gates[: len(rows), None].sqrt() * rows
+        blocks = [
+            [
+                torch.eye(len(turns[one])).to(turns[one])
+                if one == other
+                else turns[one] @ self.coherence.matrix[where[one], where[other]] @ turns[other].mT
+                for other in names
+            ]
+            for one in names
+        ]
+        return torch.cat([torch.cat(row, dim=-1) for row in blocks])
 
     def __str__(self) -> str:
         lines = [f"{len(self.channels)} modalities, {self.coherence.samples} samples"]
@@ -119,8 +217,9 @@ class Subspaces:
 
 @torch.no_grad()
 def dissociate(
-    features: Mapping[str, Tensor],
+    features: Source,
     *,
+    present: Mapping[str, Tensor] | None = None,
     voltage: float | None = None,
     ground: float = 0.5,
     debye_length: float = 1.0,
@@ -136,10 +235,19 @@ def dissociate(
     the gate that splits the channel into an invariant and a specific part. The invariant parts of the
     modalities are turned into common coordinates by orthogonal Procrustes rotations.
 
+    Features need not fit into memory: chunks are read twice, and 8192 samples of them are held. What is found is the
+    same to rounding, but for the noise level of a stream of more samples than that, see
+    :mod:`fusion.grounded.measure`. A modality with more than 1024 channels, and more than all others together, costs a
+    Cholesky factor instead of eigenvectors; what it shares is found exactly all the same.
+
     Arguments:
-        features: `{name: (samples, l)}`, at least two modalities of the same samples; any lengths.
+        features: `{name: (samples, l)}`, at least two modalities of the same samples; any lengths. Or chunks of
+            that: a list or loader of them, or a function that returns an iterator; where samples lack modalities a
+            chunk is a pair of features and `{name: (n,)}` booleans.
+        present: `{name: (samples,)}`, false where a sample of features in memory lacks a modality; what it holds
+            there is not looked at. Covariances are those of the samples that have what they need.
         voltage: :math:`U_0` in thermal voltages. Default: a channel at the edge of the noise is specific with
-            odds of a million to one, :math:`U_0 = \ln(10^6)\,(1-r_0)/(r_0 - r_\mathrm{edge})`, whatever the sample
+            odds of a billion to one, :math:`U_0 = \ln(10^9)\,(1-r_0)/(r_0 - r_\mathrm{edge})`, whatever the sample
             size.
         ground: Position of *b* between 0 and 1; nearer to 0, more channels may be invariant.
         debye_length: In lengths of the cell; see :func:`fusion.grounded.transport.channel_cell`.
@@ -148,31 +256,44 @@ def dissociate(
 
     Raises:
         ValueError: Fewer than two modalities or samples, unequal sample counts, values that are not finite,
-            or a number out of its range.
+            chunks that can be read only once or do not fit each other, or a number out of its range.
     """
     if safety <= 1:
         raise ValueError(f"dissociate: safety must be above 1, got {safety:g}.")
     if permutations < 1:
         raise ValueError(f"dissociate: permutations must be at least 1, got {permutations}.")
-    coherence = measure_coherence(features)
-    edges = noise_edge(coherence, coherence.whiten(features), permutations=permutations, seed=seed)
+    measured = measure(features, present=present, shuffles=permutations, seed=seed)
+    coherence, edges = measured.coherence, noise_edge(measured)
+    condensed = condense(coherence.matrix, coherence.dims)
     ions = {}
     for name in coherence.whitenings:
+        edge = max(edges[name], SMALLEST_EDGE)
         # Half of the way to one at most: with few samples the null reaches almost everywhere.
-        level = min(safety * edges[name], (1 + edges[name]) / 2)
-        volts = math.log(ODDS) * (1 - level) / (level - edges[name]) if voltage is None else voltage
-        ions[name] = _equilibrium(coherence.predictability(name), level, volts, ground, debye_length)
-    frames = _frames(coherence, ions)
-    return Subspaces(coherence, {name: Channels(**ions[name], frame=frames[name]) for name in ions})
+        level = min(safety * edge, (1 + edge) / 2)
+        volts = math.log(ODDS) * (1 - level) / (level - edge) if voltage is None else voltage
+        ions[name] = _equilibrium(condensed, name, level, volts, ground, debye_length)
+    frames = _frames(condensed, ions)
+    channels = {}
+    for name, one in ions.items():
+        basis, frame = one.pop("basis"), frames[name]
+        if name in condensed.turns:
+            basis = _completed(condensed.turns[name] @ basis.mT)
+            frame = torch.nn.functional.pad(frame, (0, 0, 0, len(basis) - len(frame)))
+        channels[name] = Channels(**one, basis=basis, frame=frame)
+    return Subspaces(coherence, channels)
 
 
 def _equilibrium(
-    predictability: Tensor, level: float, voltage: float, ground: float, debye_length: float
+    condensed: Condensed, name: str, level: float, voltage: float, ground: float, debye_length: float
 ) -> dict:
-    values, vectors = torch.linalg.eigh(predictability)
+    here = slices(condensed.dims)[name]
+    values, vectors = torch.linalg.eigh(predictability(condensed.matrix, here))
     shared, basis = values.flip(0).clamp(0, 1), vectors.flip(-1).mT
     # The sign of an eigenvector is a convention: the largest component is positive.
     largest = basis.gather(1, basis.abs().argmax(1, keepdim=True))
+    if name in condensed.turns:
+        left_out = len(condensed.turns[name]) - len(shared)
+        shared = torch.cat([shared, shared.new_zeros(left_out)])
     valences = valence(shared, level)
     cell = channel_cell(valences, voltage=voltage, ground=ground, debye_length=debye_length)
     solution = equilibrate(cell)
@@ -187,7 +308,15 @@ def _equilibrium(
     }
 
 
-def _frames(coherence: Coherence, ions: Mapping[str, dict], rounds: int = 20) -> dict[str, Tensor]:
+def _completed(columns: Tensor) -> Tensor:
+    """An orthonormal basis `(l, l)` of rows that begins with the orthonormal columns `(l, r)`."""
+    count = columns.shape[-1]
+    found, triangle = torch.linalg.qr(columns, mode="complete")
+    found[:, :count] *= triangle.diagonal().sign()  # as they were
+    return found.mT
+
+
+def _frames(condensed: Condensed, ions: Mapping[str, dict], rounds: int = 20) -> dict[str, Tensor]:
     r"""Rotations into common coordinates: generalised orthogonal Procrustes of the gated channels.
 
     Maximises :math:`\sum_{m \ne n}\operatorname{tr}(R_m^T C_{mn} R_n)` over orthonormal columns, with C the
@@ -197,10 +326,12 @@ def _frames(coherence: Coherence, ions: Mapping[str, dict], rounds: int = 20) ->
     References:
         Gower, Psychometrika 40, 33 (1975); Schönemann, Psychometrika 31, 1 (1966).
     """
-    where = coherence.slices()
-    width = min(coherence.dims.values())
-    turn = torch.block_diag(*(one["gates"].sqrt()[:, None] * one["basis"] for one in ions.values()))
-    gated = turn @ coherence.matrix @ turn.mT
+    where = slices(condensed.dims)
+    width = min(condensed.dims.values())
+    turn = torch.block_diag(
+        *(one["gates"][: len(one["basis"]), None].sqrt() * one["basis"] for one in ions.values())
+    )
+    gated = turn @ condensed.matrix @ turn.mT
     for here in where.values():
         gated[here, here] = 0.0
     joint = torch.linalg.eigh(gated)[1].flip(-1)[:, :width]

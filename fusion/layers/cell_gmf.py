@@ -515,7 +515,8 @@ class _Maps(nn.Module):
         if "gain" in self.trained:
             own, rest = own / self.invariant_gain.to(own), rest / self.specific_gain.to(rest)
         whitened = own @ self.invariant.to(own) + rest @ self.specific.to(rest)
-        raw = torch.linalg.solve(self.whitening.to(whitened), whitened.unsqueeze(-1)).squeeze(-1)
+        flat = whitened.reshape(-1, whitened.shape[-1])
+        raw = torch.linalg.solve(self.whitening.to(flat), flat, left=False).reshape(whitened.shape)
         return raw * self.scale.to(raw) + self.mean.to(raw)
 
 
