@@ -19,7 +19,8 @@ import fusion
 from fusion.evaluation.dependence import explained_variance
 from fusion.grounded.covariance import Coherence
 from fusion.grounded.settled import Noise, Settled
-from fusion.grounded.spectral import Spectrum
+from fusion.grounded.spectral import Spectrum, root
+from fusion.grounded.transport import opening
 from fusion.layers.cell_gmf import CellGMF
 from pnp.atomic import replacing
 
@@ -45,7 +46,7 @@ class Sigmoid(CellGMF):
         for name, one in noise.items():
             spectrum = Spectrum.of(coherence.predictability(name))
             argument = (spectrum.values - one.level) / (1 - one.level) * one.voltage
-            gates = torch.sigmoid(argument).clamp(1e-16, 1.0)
+            gates = opening(torch.sigmoid(argument))
             energy = -torch.nn.functional.softplus(argument.abs() * 2).mean() / one.voltage
             found[name] = _settled(spectrum, gates, energy)
         return found
@@ -66,7 +67,7 @@ class DeepCCA(CellGMF):
             spectrum = Spectrum.of(coherence.predictability(name))
             kept = self.common_dim if self.rank is None else self.rank
             correlations = spectrum.values[-kept:].clamp(min=1e-9).sqrt()
-            gates = torch.full_like(spectrum.values, 1e-16).detach()
+            gates = torch.zeros_like(spectrum.values).detach()
             gates[-kept:] = 1.0
             found[name] = _settled(spectrum, gates, -correlations.mean())
         return found

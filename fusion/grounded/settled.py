@@ -24,7 +24,7 @@ References:
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -32,9 +32,9 @@ from torch import Tensor
 
 from .covariance import Coherence
 from .ions import valence
-from .spectral import LEAST, Spectrum
+from .spectral import Spectrum, root
 from .subspaces import ODDS
-from .transport import channel_cell, equilibrate, gate_slopes, gates, separation_energy
+from .transport import channel_cell, equilibrate, gate_slopes, gates, opening, separation_energy
 
 SOFTNESS = 0.03
 """Coherence, times the roots of the gates, below which a direction counts as not shared with the anchor."""
@@ -46,7 +46,7 @@ class Noise:
 
     Attributes:
         level: The R² above which a channel counts as shared.
-        voltage: At which a channel at the edge of the noise is specific with odds of a billion to one.
+        voltage: At which a channel at the edge of the noise is specific with odds of a hundred to one.
     """
 
     level: float
@@ -89,7 +89,8 @@ class Settled:
 
     Attributes:
         predictability: R² of its channels, `(l,)`.
-        valences, gates: `(l,)`.
+        valences: `(l,)`.
+        gates: How far they are open, `(l,)`.
         root, rest: :math:`G^{1/2}` and :math:`(I-G)^{1/2}`, `(l, l)`.
         energy: What their separation lowers, a scalar, see :func:`~fusion.grounded.transport.separation_energy`.
     """
@@ -126,16 +127,16 @@ def settle(predictability: Tensor, noise: Noise, knobs: Knobs, rotation: Tensor 
             debye_length=knobs.debye_length,
         )
     )
-    found = gates(solution).clamp(LEAST, 1.0)
-    slopes = gate_slopes(solution).detach() / (1 - noise.level)
+    found = opening(gates(solution))
+    slopes = gate_slopes(solution).detach() * _slope(opening, gates(solution).detach()) / (1 - noise.level)
     parts = []
     for share, slope in ((found, slopes), (1 - found, -slopes)):
-        roots = share.clamp(min=LEAST).sqrt()
+        roots = root(share)
         if spectrum is None:
             assert rotation is not None
             parts.append(rotation.mT @ (roots.unsqueeze(-1) * rotation))
         else:
-            parts.append(spectrum.function(roots, slope / (2 * roots.detach())))
+            parts.append(spectrum.function(roots, slope * _slope(root, share.detach())))
     return Settled(shared, valences, found, parts[0], parts[1], separation_energy(solution))
 
 
@@ -167,3 +168,10 @@ def _softened(squares: Tensor) -> Tensor:
     safe = torch.where(small, torch.ones_like(ratio), ratio)
     share = torch.where(small, 1 - ratio / 2 + ratio**2 / 6, -torch.expm1(-safe) / safe)
     return share.sqrt() / SOFTNESS
+
+
+def _slope(function: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
+    """The derivative of an elementwise function."""
+    with torch.enable_grad():
+        points = points.detach().requires_grad_()
+        return torch.autograd.grad(function(points).sum(), points)[0]

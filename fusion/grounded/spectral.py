@@ -23,8 +23,8 @@ from torch import Tensor
 
 COINCIDENT = 1e-6
 """Eigenvalues nearer than this share of the largest: differences would lose more digits than slopes do."""
-LEAST = 1e-16
-"""Below it a square root is a straight line."""
+LEAST = 1e-13
+"""What a root takes for a rounded zero."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,11 +72,13 @@ class Spectrum:
         return self.apply(lambda x: x**exponent)
 
     def root(self) -> Tensor:
-        """The square root of a positive semidefinite matrix; eigenvalues below zero, by rounding, count as zero."""
-        # Straight near zero, where the gradient of a root is infinite, and no training survives it.
-        return self.apply(
-            lambda x: torch.where(x > LEAST, x.clamp(min=LEAST).sqrt(), x.clamp(min=0) / LEAST**0.5)
-        )
+        """The square root of a positive semidefinite matrix; eigenvalues that are zero but for rounding count as zero."""
+        return self.apply(root)
+
+
+def root(values: Tensor) -> Tensor:
+    """Elementwise root, zero with a slope of zero up to :data:`LEAST`: no training survives an infinite gradient."""
+    return torch.where(values > LEAST, values.clamp(min=LEAST).sqrt(), torch.zeros_like(values))
 
 
 class _Eigenvalues(torch.autograd.Function):

@@ -15,9 +15,9 @@ from .matching import Canonical, Ranking, rank, surprise
 from .measure import measure
 from .samples import Source
 from .sharing import Sharing, share_out
-from .transport import channel_cell, equilibrate, gates
+from .transport import channel_cell, equilibrate, gates, opening
 
-ODDS = 1e9
+ODDS = 100.0
 """Odds with which the default voltage decides a channel at the edge of the noise."""
 SMALLEST_EDGE = 1e-6
 """Of the noise: where nothing varies there is none, and no voltage would be high enough."""
@@ -35,7 +35,8 @@ class Channels:
         valences: `(l,)`, positive for channels that others predict.
         voltage: :math:`U_0` of the cell, in thermal voltages.
         solution: Equilibrium of the cell.
-        gates: Fraction of every channel beyond the ground, `(l,)`: how invariant it is.
+        gates: How far every channel's gate is open, `(l,)`: how invariant it is. From its fraction beyond the ground,
+            see :func:`~fusion.grounded.transport.opening`.
         frame: Orthonormal columns `(l, l*)` that turn the invariant channels into the common coordinates.
     """
 
@@ -247,7 +248,7 @@ def dissociate(
         present: `{name: (samples,)}`, false where a sample of features in memory lacks a modality; what it holds
             there is not looked at. Covariances are those of the samples that have what they need.
         voltage: :math:`U_0` in thermal voltages. Default: a channel at the edge of the noise is specific with
-            odds of a billion to one, :math:`U_0 = \ln(10^9)\,(1-r_0)/(r_0 - r_\mathrm{edge})`, whatever the sample
+            odds of 100 to 1, :math:`U_0 = \ln(100)\,(1-r_0)/(r_0 - r_\mathrm{edge})`, whatever the sample
             size.
         ground: Position of *b* between 0 and 1; nearer to 0, more channels may be invariant.
         debye_length: In lengths of the cell; see :func:`fusion.grounded.transport.channel_cell`.
@@ -304,7 +305,7 @@ def _equilibrium(
         "valences": valences,
         "voltage": float(voltage),
         "solution": solution,
-        "gates": gates(solution).clamp(0, 1),
+        "gates": opening(gates(solution)),
     }
 
 

@@ -8,6 +8,8 @@ from torch import Tensor
 import pnp
 
 NODES = 129
+CLOSED = 0.01
+"""A smaller gate is closed."""
 
 
 def channel_cell(
@@ -72,6 +74,18 @@ def gates(solution: pnp.Solution) -> Tensor:
     held = (spacings * (c[..., 1:] + c[..., :-1]) / 2).sum(-1)
     beyond = (spacings * (c[..., 1:] + c[..., :-1]) / 2)[..., node:].sum(-1)
     return beyond / held
+
+
+def opening(gate: Tensor) -> Tensor:
+    r"""How far a gate counts as open: not at all within a hundredth of closed, fully within one of open.
+
+    .. math:: t^2\,(3 - 2t), \qquad t = \min\Big(1, \max\Big(0, \frac{g - 0.01}{0.98}\Big)\Big)
+
+    What passes a gate at a thousandth of its size is nothing to an eye and everything to a regression, which undoes
+    scales. The curve is the simplest whose root, and that of its complement, have finite slopes.
+    """
+    t = ((gate - CLOSED) / (1 - 2 * CLOSED)).clamp(0, 1)
+    return t * t * (3 - 2 * t)
 
 
 def gate_slopes(solution: pnp.Solution) -> Tensor:
