@@ -3,8 +3,8 @@
 Forward and backward with two modalities of 512 channels in batches of 64, the size of the GMF paper. The bare
 products are those of the four maps of each modality and of their gradients, 24 calls of torch.mm on tensors laid out
 as the layer's are, and nothing else: no bias, no loss, no graph. Every round measures all in turn; ratios are medians
-of the rounds' ratios; times are CPU times. Memory once allocated is kept, as torch does on a GPU: glibc gives it back
-after each step unless told, and fetching it again costs more than all that a layer adds to its products.
+of the rounds' ratios; times are CPU times. Memory once allocated is kept, as torch does on a GPU, unless told
+(`--allocator`): glibc gives it back after each step, and fetching it again costs both the products and what is between.
 """
 
 import statistics
@@ -81,14 +81,17 @@ def flops(layer: FusionLayer) -> int:
 
 def main() -> None:
     """Measure and print."""
-    keep_memory()
     chosen = options(
         __doc__.splitlines()[0],
         rounds={"type": int, "default": 15, "help": "how often each layer has its turn"},
         compiled={"action": "store_true", "help": "compiled layers too (needs a C++ compiler)"},
+        allocator={"action": "store_true", "help": "leave glibc as it is, which returns memory at once"},
+        layers={"default": ",".join(MEASURED), "help": "which, by name (default: %(default)s)"},
     )
+    if not chosen.allocator:
+        keep_memory()
     torch.manual_seed(0)
-    layers = {name: LAYERS[name](DIMS) for name in MEASURED}
+    layers = {name: LAYERS[name](DIMS) for name in chosen.layers.split(",")}
     calls: dict[str, Callable[[], None]] = {BARE: bare_products()}
     calls |= {name: both_ways(layer) for name, layer in layers.items()}
     if chosen.compiled:

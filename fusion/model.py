@@ -250,12 +250,13 @@ class FusionModel(nn.Module):
     ) -> tuple[Fused, Presence]:
         present, lengths = self._after_encoders(encoded, present, lengths)
         features, here = self.layer.check(encoded, present, lengths)
-        _, present = vectors = pooled(features, here, lengths)
-        if not self.layer.tokens:
-            (features, here), lengths = vectors, {}
+        if lengths and not self.layer.tokens:
+            features, here = pooled(features, here, lengths)
+            present, lengths = here, {}
         for name, scale in self.standardise.items():
             features[name] = scale(features[name], here[name])
-        return self.layer(features, present, lengths), present
+        fused = self.layer(features, present, lengths)
+        return fused, here | {name: here[name].any(dim=-1) for name in lengths}
 
     def _after_encoders(
         self,

@@ -39,7 +39,7 @@ def test_a_sound_file_is_described(check, tmp_path, capsys):
         "'a': 60 × 4 (samples × channels), float64",
         "'b': 60 × 5 × 3 (samples × steps × channels), float64",
         "'b' is present in 45 of 60 samples",
-        "'b' has 2 to 5 valid steps; its channels are looked at as means over them",
+        "'b' has 3 to 5 valid steps; its channels are looked at as means over them",
         "label: 3 classes of 20 to 20 samples",
         "split: 20 train, 20 validation, 20 test",
     ]

@@ -147,6 +147,15 @@ def test_what_only_their_order_tells_is_learnt_by_recurrent_extractors():
         assert found > 0.95 if recipe.extractor else found < 0.72
 
 
+@pytest.mark.parametrize("layer", ["mbt", "g-mbt", "gmf"])
+def test_extractors_give_steps_to_layers_of_tokens(features, layer):
+    model = build_model(MAKERS[layer](DIMS), Task.of(features), Recipe(extractor=5), ("a", "b"))
+    encoded = model.encode(*batch_of(features, torch.arange(9), torch.zeros(())))
+    steps = [features.lengths["a"][:9].max()] if model.layer.tokens else []
+    assert encoded["a"].shape == (9, *steps, 4)
+    assert encoded["c"].shape == (9, 3)
+
+
 def test_random_subsets_and_modalities_alone_leave_sequences_out_whole(features):
     layer = MAKERS["mbt"](DIMS)
     seen = []
@@ -181,6 +190,8 @@ def test_a_run_is_read_again_with_its_sequences(features, tmp_path):
         ValueError, match=r"the sequences of the training \(a, b\), got none; `pooled\(\)` makes"
     ):
         loaded.predict(features.pooled())
+    reordered = GMF(dict(reversed(DIMS.items())))
+    assert len(train(reordered, features, recipe=QUICK, progress=False).predict(features)) == 160
     vectors = train("concat", features.pooled(), recipe=QUICK, progress=False)
     with pytest.raises(ValueError, match=r"the sequences of the training \(none\), got a, b"):
         vectors.predict(features)

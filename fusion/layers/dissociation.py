@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .layer import Fused, FusionLayer
 from .numbers import choice, weight
-from .presence import Presence, mean_of_valid, mean_over_present, zero_absent
+from .presence import Presence, mean_of_valid, mean_over_present, valid_steps, zero_absent
 
 PARTNERS = ("next", "mean")
 ABSENT = ("zeros", "learned")
@@ -175,12 +175,9 @@ class DissociationLayer(FusionLayer):
         }
         fused = _reassemble(joined, specific)
         holding = self.fused_present(there)
-        first = {
-            name: torch.arange(valid.shape[-1], device=valid.device) == 0 for name, valid in present.items()
-        }
         valid = {
-            name: present[name] | ((holding[name] & ~there[name]).unsqueeze(-1) & first[name])
-            for name in self.dims
+            name: steps | valid_steps((holding[name] & ~there[name]).long(), steps.shape[-1])
+            for name, steps in present.items()
         }
         own = {name: mean_of_valid(values, counted[name]) for name, values in specific.items()}
         return Fused(fused, means, own, self._losses(features, fused, present)), valid

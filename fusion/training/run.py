@@ -132,7 +132,7 @@ class Run:
 
     def _chosen(self, features: Features) -> Features:
         chosen = features.select(list(self.dims))
-        if tuple(chosen.steps) != self.sequences:
+        if set(chosen.steps) != set(self.sequences):
             raise ValueError(
                 f"features must have the sequences of the training ({', '.join(self.sequences) or 'none'}), "
                 f"got {', '.join(chosen.steps) or 'none'}; `pooled()` makes vectors of all."
