@@ -19,7 +19,7 @@ import fusion
 from fusion.evaluation.dependence import explained_variance
 from fusion.grounded.covariance import Coherence
 from fusion.grounded.settled import Noise, Settled
-from fusion.grounded.spectral import Spectrum, root
+from fusion.grounded.spectral import Spectrum
 from fusion.grounded.transport import opening
 from fusion.layers.cell_gmf import CellGMF
 from pnp.atomic import replacing

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from fusion.data.datasets import shared_private
-from fusion.grounded.subspaces import dissociate
 from fusion.grounded.settled import Noise
 from fusion.grounded.spectral import Spectrum
+from fusion.grounded.subspaces import dissociate
 from fusion.layers.cell_gmf import CellGMF, _mean_energy
 
 DIMS = {"a": 12, "b": 8, "c": 6}

@@ -82,7 +82,7 @@ def test_cosine_is_that_of_weighted_variates(known):
     # The common coordinates of two modalities are those variates but for the weights.
     two = dissociate({name: features[name] for name in ("a", "b")})
     common = two.common(features)
-    rho = (common["a"] * common["b"]).mean(0).abs() / two.channels["a"].gates[:7]
+    rho = (common["a"] * common["b"]).mean(0).abs() / two.channels["a"].gates[:7].clamp(min=1e-6)
     weighted = [values * rho.sqrt() for values in common.values()]
     mine = two.retrieve({"a": features["a"]}, {"b": features["b"]}, k=10, similarity="cosine")
     labels = torch.arange(2000)

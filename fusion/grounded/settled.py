@@ -2,8 +2,8 @@ r"""The maps that split a modality, as matrix functions of its predictability.
 
 With the predictability S of a modality in whitened coordinates, its eigenvalues as channels in a cell and their gates
 *g*, the settled cell acts as the operator :math:`G = g(S)`, which needs no basis: where eigenvalues meet or
-change places, nothing jumps. The invariant part of modality *m* is read in the whitened coordinates of the *anchor*, the
-shortest modality,
+change places, nothing jumps. The invariant part of modality *m* is read in the whitened coordinates of the *anchor*,
+the shortest modality,
 
 .. math::
     A_m = R_m^T\,G_m^{1/2}, \qquad

@@ -72,7 +72,7 @@ class Spectrum:
         return self.apply(lambda x: x**exponent)
 
     def root(self) -> Tensor:
-        """The square root of a positive semidefinite matrix; eigenvalues that are zero but for rounding count as zero."""
+        """The square root of a positive semidefinite matrix; eigenvalues that rounding made of zero are zero."""
         return self.apply(root)
 
 

@@ -1,6 +1,7 @@
 """The cell that channels enter as ions, at equilibrium and on their way there."""
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -121,7 +122,7 @@ def separation_energy(solution: pnp.Solution) -> Tensor:
     :math:`z_j^2`: the lowest where charges are as unequal as their sum lets them be.
     """
     cell = solution.cell
-    voltage, ground = cell.left.potential, cell.ground
+    voltage, ground = cast(Tensor, cast(pnp.Electrode, cell.left).potential), cell.ground
     empty = -cell.electrolyte.permittivity * voltage**2 / 2 * (1 / ground + 1 / (cell.length - ground))
     return (pnp.free_energy(solution) - empty) / voltage
 

@@ -1,42 +1,24 @@
 """The fusion layer whose maps are measured by a cell instead of trained freely."""
 
-import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from itertools import product
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import orthogonal
 
 from ..distributed import gathered
 from ..grounded.covariance import Coherence, Whitening, slices
 from ..grounded.moments import Moments
-from ..grounded.settled import Knobs, Noise, Settled, settle, split_maps
+from ..grounded.settled import Noise, Settled, settle, split_maps
 from ..grounded.subspaces import Subspaces, dissociate
+from .channel_maps import ChannelMaps, LinearMaps
 from .layer import Fused, FusionLayer
 from .numbers import choice, positive_integer, weight
 from .presence import Presence, values_may_decide, zero_absent
 
 FORMS = ("operator", "rotation")
 TRAINABLE = ("voltage", "ground", "debye_length", "gain")
-
-
-@dataclass(frozen=True, eq=False)
-class LinearMaps:
-    """What the layer does to a modality `(*batch, l)`.
-
-    Attributes:
-        mean: Subtracted first, `(l,)`.
-        invariant, specific: Maps to the parts, `(l*, l)` and `(l, l)`.
-        join: Map of both parts side by side back to the features less their mean, `(l, l* + l)`.
-    """
-
-    mean: Tensor
-    invariant: Tensor
-    specific: Tensor
-    join: Tensor
 
 
 class CellGMF(FusionLayer):
@@ -114,13 +96,14 @@ class CellGMF(FusionLayer):
         self.settings = settings
         self.common_dim = self.dims[self.anchor]
         self.moments: Moments | None = None
+        self.standardises = self.measured = True
         total = sum(self.dims.values())
         self.register_buffer("fitted", torch.tensor(False))
         self.register_buffer("passes", torch.tensor(0))
         self.register_buffer("coherence", torch.eye(total, dtype=torch.float64))
         self.maps = nn.ModuleDict(
             {
-                name: _Maps(length, self.common_dim, form, self.trained, settings)
+                name: ChannelMaps(length, self.common_dim, form, self.trained, settings)
                 for name, length in self.dims.items()
             }
         )
@@ -134,16 +117,6 @@ class CellGMF(FusionLayer):
         """Channels of every entry of `fused`: l* invariant and l_m specific ones."""
         return {name: self.common_dim + length for name, length in self.dims.items()}
 
-    @property
-    def standardises(self) -> bool:
-        """Whether it scales its features itself: not if they change, which takes statistics of each batch."""
-        return self.moments is None
-
-    @property
-    def measured(self) -> bool:
-        """Whether it waits for :meth:`fit`."""
-        return self.moments is None
-
     def follow(self, memory: int | None = None) -> None:
         """From now on, measure valences on running covariances instead of once.
 
@@ -156,6 +129,8 @@ class CellGMF(FusionLayer):
         self.moments = Moments(self.dims, max(1000, 10 * total) if memory is None else memory).to(
             self.coherence.device
         )
+        # Scales that change take statistics of each batch; a FusionModel has them.
+        self.standardises = self.measured = False
         self.register_buffer("force", torch.zeros_like(self.coherence))
         self.register_buffer("energy", torch.zeros_like(self.coherence[0, 0]))
 
@@ -220,18 +195,7 @@ class CellGMF(FusionLayer):
             RuntimeError: Nothing was measured yet.
         """
         self._check_fitted()
-        found = {}
-        for name in self.dims:
-            one = self._of(name)
-            scale = torch.ones_like(one.scale) if standardised else one.scale
-            whitening = (one.whitening / scale.unsqueeze(-1)).mT
-            found[name] = LinearMaps(
-                mean=torch.zeros_like(one.mean) if standardised else one.mean,
-                invariant=one.invariant @ whitening,
-                specific=one.specific @ whitening,
-                join=torch.linalg.solve(whitening, torch.cat([one.invariant, one.specific]).mT),
-            )
-        return found
+        return {name: self._of(name).linear(standardised=standardised) for name in self.dims}
 
     def charge_present(self, present: Mapping[str, Tensor]) -> Tensor:
         r"""The share of all invariant power that the modalities present have or predict, `(*batch)`, 0 to 1.
@@ -368,8 +332,8 @@ class CellGMF(FusionLayer):
             whitenings[name] = Whitening(one.mean, one.scale, one.whitening, 0.0)
         return Coherence(whitenings, self.coherence, 2)
 
-    def _of(self, name: str) -> "_Maps":
-        return cast(_Maps, self.maps[name])
+    def _of(self, name: str) -> "ChannelMaps":
+        return cast(ChannelMaps, self.maps[name])
 
     def _impute(self, whitened: dict[str, Tensor], present: Presence) -> dict[str, Tensor]:
         """Fill absent modalities with their conditional means, one linear map per pattern of presence."""
@@ -419,110 +383,3 @@ class CellGMF(FusionLayer):
 
 def _mean_energy(settled: Mapping[str, Settled]) -> Tensor:
     return torch.stack([one.energy for one in settled.values()]).mean()
-
-
-class _Maps(nn.Module):
-    """What is measured of one modality, in float64, and what of its cell may be trained."""
-
-    mean: Tensor
-    scale: Tensor
-    whitening: Tensor
-    level: Tensor
-    voltage: Tensor
-    invariant: Tensor
-    specific: Tensor
-
-    def __init__(
-        self, length: int, common: int, form: str, trained: tuple[str, ...], settings: Mapping[str, Any]
-    ) -> None:
-        super().__init__()
-        for name, shape in (
-            ("mean", (length,)),
-            ("scale", (length,)),
-            ("whitening", (length, length)),
-            ("level", ()),
-            ("voltage", ()),
-            ("invariant", (common, length)),
-            ("specific", (length, length)),
-        ):
-            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
-        self.trained = trained
-        self.ground = float(settings.get("ground", 0.5))
-        self.debye_length = float(settings.get("debye_length", 1.0))
-        for name in ("voltage", "ground", "debye_length"):
-            if name in trained:
-                self.register_parameter(f"{name}_shift", nn.Parameter(torch.zeros(())))
-        if "gain" in trained:
-            self.invariant_gain = nn.Parameter(torch.ones(common))
-            self.specific_gain = nn.Parameter(torch.ones(length))
-        self.rotation: nn.Module | None = None
-        if form == "rotation":
-            self.rotation = orthogonal(_Square(length), orthogonal_map="cayley")
-
-    @property
-    def noise(self) -> Noise:
-        return Noise(float(self.level), float(self.voltage))
-
-    @property
-    def knobs(self) -> Knobs:
-        """The settings of the cell, with gradients to what is trained: factors are positive, *b* stays inside."""
-
-        def shift(name: str) -> Tensor:
-            found = getattr(self, f"{name}_shift", None)
-            return self.mean.new_zeros(()) if found is None else found.double()
-
-        logit = math.log(self.ground / (1 - self.ground))
-        return Knobs(
-            voltage=shift("voltage").exp(),
-            ground=torch.sigmoid(logit + shift("ground")),
-            debye_length=self.debye_length * shift("debye_length").exp(),
-        )
-
-    @property
-    def fixed_knobs(self) -> Knobs:
-        """The same without gradients."""
-        knobs = self.knobs
-        return Knobs(
-            *(torch.as_tensor(one).detach() for one in (knobs.voltage, knobs.ground, knobs.debye_length))
-        )
-
-    def turn(self) -> Tensor | None:
-        """The trained basis `(l, l)`, if there is one."""
-        return None if self.rotation is None else self.rotation.weight.double()
-
-    def keep(self, whitening: Whitening, noise: Noise) -> None:
-        self.mean.copy_(whitening.mean)
-        self.scale.copy_(whitening.scale)
-        self.whitening.copy_(whitening.matrix)
-        self.level.fill_(noise.level)
-        self.voltage.fill_(noise.voltage)
-
-    def whiten(self, values: Tensor) -> Tensor:
-        """Whitened coordinates, in float32 at least."""
-        dtype = torch.promote_types(values.dtype, torch.float32)
-        centred = values.to(dtype) - self.mean.to(dtype)
-        return centred @ (self.whitening / self.scale.unsqueeze(-1)).to(dtype)
-
-    def split(self, whitened: Tensor, invariant: Tensor, specific: Tensor) -> tuple[Tensor, Tensor]:
-        # Copies, because what is measured next must not change what a gradient still needs.
-        invariant, specific = (one.to(whitened, copy=True) for one in (invariant, specific))
-        own, rest = whitened @ invariant.mT, whitened @ specific.mT
-        if "gain" in self.trained:
-            own, rest = own * self.invariant_gain.to(own), rest * self.specific_gain.to(rest)
-        return own, rest
-
-    def join(self, own: Tensor, rest: Tensor) -> Tensor:
-        if "gain" in self.trained:
-            own, rest = own / self.invariant_gain.to(own), rest / self.specific_gain.to(rest)
-        whitened = own @ self.invariant.to(own) + rest @ self.specific.to(rest)
-        flat = whitened.reshape(-1, whitened.shape[-1])
-        raw = torch.linalg.solve(self.whitening.to(flat), flat, left=False).reshape(whitened.shape)
-        return raw * self.scale.to(raw) + self.mean.to(raw)
-
-
-class _Square(nn.Module):
-    """A matrix that starts as the identity."""
-
-    def __init__(self, length: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.eye(length))

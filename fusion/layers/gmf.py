@@ -1,7 +1,7 @@
 """Generalized Multimodal Fusion (GMF), first version: dissociation, gathering, reassembly, reconstruction."""
 
 from collections.abc import Mapping
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -78,23 +78,24 @@ class GMF(DissociationLayer):
         with torch.no_grad():
             for name, maps in cell.linear_maps(standardised=standardised).items():
                 inner, outer = layer.invariant_lengths[name], layer.specific_lengths[name]
-                lifted = layer.dissociation[name]
+                lifted = cast(nn.Linear, layer.dissociation[name])
                 if inner < len(maps.invariant) or lifted.out_features - inner < outer:
                     raise ValueError(
                         f"expansion and boundary leave {name!r} {inner} and {lifted.out_features - inner} channels; "
                         f"its parts have {len(maps.invariant)} and {outer}."
                     )
                 for start, gather, part in (
-                    (0, layer.gather_invariant[name], maps.invariant),
-                    (inner, layer.gather_specific[name], maps.specific),
+                    (0, cast(nn.Linear, layer.gather_invariant[name]), maps.invariant),
+                    (inner, cast(nn.Linear, layer.gather_specific[name]), maps.specific),
                 ):
                     rows = slice(start, start + len(part))
                     lifted.weight[rows] = part.to(lifted.weight)
                     lifted.bias[rows] = -(part @ maps.mean).to(lifted.bias)
                     gather.weight.copy_(torch.eye(*gather.weight.shape))
                     gather.bias.zero_()
-                layer.reconstruction[name].weight.copy_(maps.join)
-                layer.reconstruction[name].bias.copy_(maps.mean)
+                joining = cast(nn.Linear, layer.reconstruction[name])
+                joining.weight.copy_(maps.join)
+                joining.bias.copy_(maps.mean)
         return layer
 
     def make_map(self, inputs: int, outputs: int) -> nn.Module:

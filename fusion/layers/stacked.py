@@ -45,6 +45,7 @@ class Stacked(FusionLayer):
             raise ValueError(
                 f"back must be made for the entries {front.fused_dims} of the front, got one for {self.back.dims}."
             )
+        self.standardises, self.measured = front.standardises, front.measured
         self.late = self.back.late
         self.tokens = self.back.tokens and isinstance(front, DissociationLayer)
 
@@ -53,16 +54,6 @@ class Stacked(FusionLayer):
         """That of the back-end."""
         return self.back.fused_dims
 
-    @property
-    def standardises(self) -> bool:
-        """That of the front-end."""
-        return self.front.standardises
-
-    @property
-    def measured(self) -> bool:
-        """That of the front-end."""
-        return self.front.measured
-
     def fit(self, features: Mapping[str, Tensor]) -> object:
         """That of the front-end."""
         return self.front.fit(features)
@@ -70,6 +61,7 @@ class Stacked(FusionLayer):
     def follow(self) -> None:
         """That of the front-end."""
         self.front.follow()
+        self.standardises, self.measured = self.front.standardises, self.front.measured
 
     def fused_present(self, present: Presence) -> Presence:
         """That of the back-end, after the front-end."""

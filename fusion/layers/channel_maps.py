@@ -1,0 +1,151 @@
+"""What the grounded layer has of one modality."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import orthogonal
+
+from ..grounded.covariance import Whitening
+from ..grounded.settled import Knobs, Noise
+
+
+@dataclass(frozen=True, eq=False)
+class LinearMaps:
+    """What the layer does to a modality `(*batch, l)`.
+
+    Attributes:
+        mean: Subtracted first, `(l,)`.
+        invariant, specific: Maps to the parts, `(l*, l)` and `(l, l)`.
+        join: Map of both parts side by side back to the features less their mean, `(l, l* + l)`.
+    """
+
+    mean: Tensor
+    invariant: Tensor
+    specific: Tensor
+    join: Tensor
+
+
+class ChannelMaps(nn.Module):
+    """What is measured of one modality, in float64, and what of its cell may be trained."""
+
+    mean: Tensor
+    scale: Tensor
+    whitening: Tensor
+    level: Tensor
+    voltage: Tensor
+    invariant: Tensor
+    specific: Tensor
+
+    def __init__(
+        self, length: int, common: int, form: str, trained: tuple[str, ...], settings: Mapping[str, Any]
+    ) -> None:
+        super().__init__()
+        for name, shape in (
+            ("mean", (length,)),
+            ("scale", (length,)),
+            ("whitening", (length, length)),
+            ("level", ()),
+            ("voltage", ()),
+            ("invariant", (common, length)),
+            ("specific", (length, length)),
+        ):
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+        self.trained = trained
+        self.ground = float(settings.get("ground", 0.5))
+        self.debye_length = float(settings.get("debye_length", 1.0))
+        for name in ("voltage", "ground", "debye_length"):
+            if name in trained:
+                self.register_parameter(f"{name}_shift", nn.Parameter(torch.zeros(())))
+        if "gain" in trained:
+            self.invariant_gain = nn.Parameter(torch.ones(common))
+            self.specific_gain = nn.Parameter(torch.ones(length))
+        self.rotation: _Square | None = None
+        if form == "rotation":
+            self.rotation = cast(_Square, orthogonal(_Square(length), orthogonal_map="cayley"))
+
+    @property
+    def noise(self) -> Noise:
+        """What chance makes of the modality."""
+        return Noise(float(self.level), float(self.voltage))
+
+    @property
+    def knobs(self) -> Knobs:
+        """The settings of the cell, with gradients to what is trained: factors are positive, *b* stays inside."""
+
+        def shift(name: str) -> Tensor:
+            found = getattr(self, f"{name}_shift", None)
+            return self.mean.new_zeros(()) if found is None else found.double()
+
+        logit = math.log(self.ground / (1 - self.ground))
+        return Knobs(
+            voltage=shift("voltage").exp(),
+            ground=torch.sigmoid(logit + shift("ground")),
+            debye_length=self.debye_length * shift("debye_length").exp(),
+        )
+
+    @property
+    def fixed_knobs(self) -> Knobs:
+        """The same without gradients."""
+        knobs = self.knobs
+        return Knobs(
+            *(torch.as_tensor(one).detach() for one in (knobs.voltage, knobs.ground, knobs.debye_length))
+        )
+
+    def turn(self) -> Tensor | None:
+        """The trained basis `(l, l)`, if there is one."""
+        return None if self.rotation is None else self.rotation.weight.double()
+
+    def keep(self, whitening: Whitening, noise: Noise) -> None:
+        """Remember what was measured."""
+        self.mean.copy_(whitening.mean)
+        self.scale.copy_(whitening.scale)
+        self.whitening.copy_(whitening.matrix)
+        self.level.fill_(noise.level)
+        self.voltage.fill_(noise.voltage)
+
+    def whiten(self, values: Tensor) -> Tensor:
+        """Whitened coordinates, in float32 at least."""
+        dtype = torch.promote_types(values.dtype, torch.float32)
+        centred = values.to(dtype) - self.mean.to(dtype)
+        return centred @ (self.whitening / self.scale.unsqueeze(-1)).to(dtype)
+
+    def split(self, whitened: Tensor, invariant: Tensor, specific: Tensor) -> tuple[Tensor, Tensor]:
+        """The two parts, by these maps."""
+        # Copies, because what is measured next must not change what a gradient still needs.
+        invariant, specific = (one.to(whitened, copy=True) for one in (invariant, specific))
+        own, rest = whitened @ invariant.mT, whitened @ specific.mT
+        if "gain" in self.trained:
+            own, rest = own * self.invariant_gain.to(own), rest * self.specific_gain.to(rest)
+        return own, rest
+
+    def join(self, own: Tensor, rest: Tensor) -> Tensor:
+        """The features that two parts came from."""
+        if "gain" in self.trained:
+            own, rest = own / self.invariant_gain.to(own), rest / self.specific_gain.to(rest)
+        whitened = own @ self.invariant.to(own) + rest @ self.specific.to(rest)
+        flat = whitened.reshape(-1, whitened.shape[-1])
+        raw = torch.linalg.solve(self.whitening.to(flat), flat, left=False).reshape(whitened.shape)
+        return raw * self.scale.to(raw) + self.mean.to(raw)
+
+    def linear(self, *, standardised: bool) -> LinearMaps:
+        """Whitening and splitting in one, gains left out."""
+        scale = torch.ones_like(self.scale) if standardised else self.scale
+        whitening = (self.whitening / scale.unsqueeze(-1)).mT
+        return LinearMaps(
+            mean=torch.zeros_like(self.mean) if standardised else self.mean,
+            invariant=self.invariant @ whitening,
+            specific=self.specific @ whitening,
+            join=torch.linalg.solve(whitening, torch.cat([self.invariant, self.specific]).mT),
+        )
+
+
+class _Square(nn.Module):
+    """A matrix that starts as the identity."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(length))
