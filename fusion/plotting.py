@@ -253,7 +253,7 @@ def animate_channels(
             film.save(written, writer=PillowWriter(fps=round(frames_per_second)), dpi=90)
             written.replace(temporary)
         else:
-            temporary.write_text(film.to_jshtml(fps=frames_per_second), encoding="utf-8")
+            temporary.write_text(film.to_jshtml(fps=round(frames_per_second)), encoding="utf-8")
     pyplot.close(figure)
 
 
