@@ -69,8 +69,8 @@ say nothing about other samples.
 ## What to make of it
 
 *The likelihood ratio is what counts.* Of all directions, not gated, it is best in five of the nine columns, the best
-CCA in eight, and level with or ahead of the trained contrastive heads, which see the same pairs. The usual residual of CCA
-has to be told the rank: with all directions it tells conflicts with .64 to .84.
+CCA in eight, and level with or ahead of the trained contrastive heads, which see the same pairs. The usual residual of
+CCA has to be told the rank: with all directions it tells conflicts with .64 to .84.
 
 *Gates cost where weak directions help, and save where there are many.* Against both usual forms of CCA the cell's score
 has the better mean at conflicts on all three sets and at finding the same sample on two. Against the ungated ratio it
