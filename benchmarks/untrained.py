@@ -62,9 +62,24 @@ views. *Same class*: mAP@{k} of views of the same class. *Conflict*: AUC of tell
 replaced by that of a sample of another class. ▲ better, ▼ worse than the best of those beside them, p < 0.05 after
 Holm.
 
+A file that brings a split keeps it: seeds then vary shuffles, conflicts and initial weights alone, and intervals
+say nothing about other samples.
+
 {tables}
-{verdict}"""
-VERDICT = ""
+## What to make of it
+
+*The likelihood ratio is what counts.* Of all directions, not gated, it is best in five of the nine columns, the best
+CCA in eight, and level with or ahead of the trained contrastive heads, which see the same pairs. The usual residual of
+CCA has to be told the rank: with all directions it tells conflicts with .64 to .84.
+
+*Gates cost where weak directions help, and save where there are many.* Against both usual forms of CCA the cell's score
+has the better mean at conflicts on all three sets and at finding the same sample on two. Against the ungated ratio it
+loses at finding the same sample everywhere, and at quadrants altogether: directions that do not rise above the noise
+one by one say something together. On six views, where 649 channels meet 1200 samples, it has the best means of all at
+classes and at conflicts. The cosine is the better choice for classes on digits, and nowhere else.
+
+No layer of this project was trained for this page.
+"""
 
 
 def views(file: Path | None, name: str) -> fusion.Features:
@@ -270,7 +285,7 @@ def page(names: Iterable[str]) -> str:
         columns = [_column(seeds, metric) for metric in METRICS.values()]
         rows = [[method, *(column[method] for column in columns)] for method in seeds[0]]
         tables.append(f"## {TITLES.get(name, name)}\n\n" + table(["", *METRICS], rows))
-    return PROSE.format(ridge=RIDGE, k=K, tables="\n".join(tables), verdict=VERDICT)
+    return PROSE.format(ridge=RIDGE, k=K, tables="\n".join(tables))
 
 
 TITLES = {

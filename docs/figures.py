@@ -8,7 +8,7 @@ import torch
 import fusion
 import pnp
 from fusion.demo import canonical_cell
-from fusion.plotting import plot_migration
+from fusion.plotting import plot_migration, plot_parts, plot_sharing
 from pnp.plotting import plot_profiles
 
 IMAGES = Path(__file__).parent / "images"
@@ -31,6 +31,22 @@ def overview() -> None:
     pyplot.close(figure)
 
 
+def sharing() -> None:
+    """Three modalities that share latents in pairs and all together."""
+    from matplotlib import pyplot
+
+    features, _ = fusion.shared_private(
+        3000, {"audio": 30, "video": 24, "text": 20}, shared=3, private=4, pairwise=2, noise=0.5
+    )
+    found = fusion.dissociate(features.modalities)
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 3.9), layout="constrained")
+    plot_sharing(found.shared_by()["audio"], title="audio", ax=left)
+    plot_parts(found, ax=right)
+    figure.savefig(IMAGES / "sharing.png", dpi=110)
+    pyplot.close(figure)
+
+
 if __name__ == "__main__":
     matplotlib.use("agg")
     overview()
+    sharing()

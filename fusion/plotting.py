@@ -170,7 +170,7 @@ def plot_sharing(sharing: Sharing, *, title: str | None = None, ax: "Axes | None
     ax.set_yticks([(start + end - 1) / 2 for start, end in zip(starts, ends, strict=True)], labels)
     for start in starts[1:]:
         ax.axhline(start - 0.5, color="white", lw=1.5)
-    ax.set_xticks(range(len(others)), others)
+    ax.set_xticks(range(len(others)), others, rotation=20, ha="right")
     ax.tick_params(length=0)
     ax.set_xlabel("explained by")
     ax.set_ylabel("shared directions")
@@ -188,7 +188,7 @@ def plot_parts(subspaces: Subspaces, *, ax: "Axes | None" = None) -> "Axes":
         {part for one in found.values() for part in one.names}, key=lambda part: (-part.count("+"), part)
     )
     colours = {part: MODALITIES[rank % len(MODALITIES)] for rank, part in enumerate(parts)}
-    colours = dict.fromkeys(["its own"], SPECIFIC) | colours
+    colours["its own"] = "#DDDDDD"
     shares = {}
     for name, one in found.items():
         total = len(subspaces.channels[name].gates)
@@ -204,9 +204,7 @@ def plot_parts(subspaces: Subspaces, *, ax: "Axes | None" = None) -> "Axes":
     ax.set_xlabel("channels")
     ax.set_ylabel("modality")
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(
-        frameon=False, ncols=len(colours), loc="lower center", bbox_to_anchor=(0.5, 1.0), title="shared by"
-    )
+    ax.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0), title="shared by")
     return ax
 
 

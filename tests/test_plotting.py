@@ -5,10 +5,19 @@ import pytest
 import torch
 
 import pnp
-from fusion.data.datasets import digits_two_views
+from fusion.data.datasets import digits_two_views, shared_private
 from fusion.grounded.subspaces import dissociate
 from fusion.grounded.transport import migrate
-from fusion.plotting import plot_channels, plot_comparison, plot_gates, plot_history, plot_migration
+from fusion.plotting import (
+    animate_channels,
+    plot_channels,
+    plot_comparison,
+    plot_gates,
+    plot_history,
+    plot_migration,
+    plot_parts,
+    plot_sharing,
+)
 from pnp.plotting import plot_current, plot_profiles, plot_space_time, species_colors, units
 
 matplotlib.use("agg")
@@ -117,6 +126,39 @@ def test_gates_are_drawn_for_every_modality(subspaces):
     drawn = ax.get_lines()[0]
     torch.testing.assert_close(torch.tensor(drawn.get_ydata()), subspaces.channels["pixels"].gates)
     assert ax.get_legend().get_texts()[0].get_text().startswith("pixels:")
+
+
+def test_sharing_and_parts_are_drawn_as_they_were_found():
+    features, _ = shared_private(
+        1500, {"a": 14, "b": 12, "c": 10}, shared=1, private=2, pairwise=2, noise=0.3
+    )
+    found = dissociate(features.modalities)
+    sharing = found.shared_by()["a"]
+    ax = plot_sharing(sharing, title="a")
+    assert labelled(ax)
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["a+b+c: 1", "a+b: 2", "a+c: 2"]
+    drawn = torch.tensor(ax.images[0].get_array().filled())
+    assert sorted(drawn[:, 1].tolist()) == sorted(sharing.r_squared["c"].tolist())
+    ax = plot_parts(found)
+    assert labelled(ax)
+    # Bars of every part add up to the channels.
+    widths = torch.tensor([[bar.get_width() for bar in bars] for bars in ax.containers])
+    assert widths.sum(0).tolist() == [14, 12, 10]
+
+
+def test_films_are_written_whole_or_not_at_all(tmp_path):
+    features, _ = shared_private(300, {"a": 3, "b": 2}, shared=1, private=1)
+    channels = dissociate(features.modalities, voltage=4.0).channels["a"]
+    way = migrate(channels.cell, nodes=21, times=torch.tensor([0.0, 1e-3, 1.0]).double())
+    for name in ("film.gif", "film.html"):
+        animate_channels(channels, tmp_path / name, way, title="a")
+    assert (tmp_path / "film.gif").read_bytes()[:6] == b"GIF89a"
+    assert "Animation" in (tmp_path / "film.html").read_text(encoding="utf-8")
+    assert {file.name for file in tmp_path.iterdir()} == {"film.gif", "film.html"}
+    with pytest.raises(ValueError, match=r"must end in \.gif or \.html, got 'film\.mp4'"):
+        animate_channels(channels, tmp_path / "film.mp4", way)
+    with pytest.raises(ValueError, match="must be a transient"):
+        animate_channels(channels, tmp_path / "film.gif", channels.solution)
 
 
 def test_comparison_and_history():

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -151,8 +152,9 @@ class Subspaces:
     def conflict(self, features: Mapping[str, Tensor]) -> Tensor:
         r"""How much the modalities of a sample contradict each other, `(*batch)`, in nats.
 
-        The log-odds :math:`-\Lambda` of :mod:`fusion.grounded.matching` that they come from different samples: positive
-        where that is the likelier. Only what is above the noise counts.
+        The log-odds :math:`-\Lambda` of :mod:`fusion.grounded.matching` that two modalities come from different
+        samples, positive where that is the likelier; of more than two the sum over pairs, a composite likelihood, which
+        told conflicts of real features better than the joint one. Only what is above the noise counts.
 
         Arguments:
             features: `{name: (*batch, l)}`, of two modalities or more; for a pair of three, of those two.
@@ -162,8 +164,12 @@ class Subspaces:
         """
         if len(features) < 2:
             raise ValueError(f"conflict: at least two modalities are needed, got {list(features)}.")
-        channels = self._correlating(features)
-        return surprise(self._gated(list(features)), channels)
+        channels = {name: self._correlating({name: values}) for name, values in features.items()}
+        found = [
+            surprise(self._gated([a, b]), torch.cat([channels[a], channels[b]], dim=-1))
+            for a, b in combinations(channels, 2)
+        ]
+        return torch.stack(found).sum(0)
 
     def shared_by(self) -> dict[str, Sharing]:
         """With whom every modality shares its invariant channels, those whose gate is above one half."""
