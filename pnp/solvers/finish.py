@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -73,8 +74,8 @@ def user_pressure(fields: Tensor, scales: Scales) -> Tensor | None:
 
 def unflatten(stats: Statistics, batch: torch.Size) -> Statistics:
     """Give the statistics the user's batch axes."""
-    tensors = {name: value.reshape(batch) for name, value in vars(stats).items() if name != "solver"}
-    return Statistics(**tensors, solver=stats.solver)
+    tensors = {name: one.reshape(batch) for name, one in vars(stats).items() if isinstance(one, Tensor)}
+    return replace(stats, **tensors)
 
 
 def report(solution: Solution, throw: bool) -> None:

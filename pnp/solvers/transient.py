@@ -14,7 +14,7 @@ from ..solution import Solution
 from ..system import State, System
 from .equilibrium import DEFAULT_NODES
 from .finish import report, unflatten, user_pressure
-from .integration import compiled_run, integrate
+from .integration import run
 from .schedule import Schedule
 from .start import check_initial, poisson_potential, scaled_state, with_baths, with_pressure
 from .step_size import StepControl
@@ -73,21 +73,19 @@ def solve_transient(
     start = _initial_state(system, scales, initial)
     outputs = times.to(cell.device).detach() / scales.time.detach()[:, None]
     schedule = Schedule.of(cell, system, scales)
-    run = compiled_run(system, start, outputs, schedule, step_control, progress)
-    if run is None:
-        run = integrate(system, start, outputs, schedule, step_control, progress)
+    found = run(system, start, outputs, schedule, step_control, progress)
     batch = scales.batch_shape
     amounts = (system.volumes[:, None, :] * start.concentrations).sum(-1)
-    concentrations = run.concentrations * scales.concentration[:, None, None, None]
-    potential = run.fields[:, :, 0] * scales.potential[:, None, None]
+    concentrations = found.concentrations * scales.concentration[:, None, None, None]
+    potential = found.fields[:, :, 0] * scales.potential[:, None, None]
     solution = Solution(
         cell=cell,
         grid=grid,
         potential=potential.reshape(*batch, *potential.shape[1:]),
         concentrations=concentrations.reshape(*batch, *concentrations.shape[1:]),
-        pressure=user_pressure(run.fields, scales),
-        status=run.status.reshape(batch),
-        stats=unflatten(run.statistics(scales), batch),
+        pressure=user_pressure(found.fields, scales),
+        status=found.status.reshape(batch),
+        stats=unflatten(found.statistics(scales), batch),
         expected_amounts=(amounts * (scales.concentration * scales.length)[:, None]).reshape(*batch, -1),
         times=times,
         again=lambda other: solve_transient(
