@@ -19,13 +19,13 @@ from .lanes import rows_of
 from .many import few_ions, rest_many, rest_many_adjoint
 from .resting import rest, rest_adjoint
 from .resting import row_count as rest_rows
-from .stepping import CELL, march, tape_width
+from .stepping import CELL, Steps, march, tape_width
 from .stepping import row_count as step_rows
 from .stepping_adjoint import Coefficients, march_adjoint
 from .stepping_adjoint import row_count as adjoint_rows
 
-RESTING_TOGETHER, MARCHING_TOGETHER = 8, 4
-"""Lanes of cells that come to rest, and of transients, whose equations of one node shall stay in registers."""
+RESTING_TOGETHER, MARCHING_TOGETHER = 8, 8
+"""Lanes of cells that come to rest, and of transients."""
 EXPECTED_STEPS = 256
 """Room on a tape before it has to grow."""
 CELLS_PER_THREAD = 64
@@ -93,8 +93,8 @@ def marched(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """States at the scaled times `outputs` `(B, T)` of cells whose ends impose what they impose for good.
 
-    Returns concentrations `(B, T, S, N)`, potentials `(B, T, N)` and a report `(B, 5)`: 0 for success, time reached,
-    iterations, accepted and rejected steps. Where gradients are wanted, the steps of cells that succeeded are kept.
+    Returns concentrations `(B, T, S, N)`, potentials `(B, T, N)` and a report `(B, 4)`: 0 for success, time reached,
+    accepted and rejected steps. Where gradients are wanted, the steps of cells that succeeded are kept.
     """
     wanted = _gradients_wanted(system, start)
     batch, species, nodes = start.concentrations.shape
@@ -107,7 +107,7 @@ def marched(
     begin = start.potential, start.concentrations, outputs, first_steps
     limits = control.relative, control.absolute, control.safety, control.shrink, control.grow
     new, times = system.volumes.new_empty, outputs.shape[1]
-    results = new(batch, times, nodes), new(batch, times, species, nodes), new(batch, 5)
+    results = new(batch, times, nodes), new(batch, times, species, nodes), new(batch, 4)
     rows, structure = step_rows(nodes, species), (closed, held, baths)
     numbers, speeds = _numbers(system)._replace(amounts=amounts), system.diffusivities
     general = None if species == 2 else True
@@ -131,18 +131,20 @@ def marched(
     tapes: list[Tensor] = []
 
     def solve(cells: Any, *arguments: Any) -> None:
-        work = np.zeros(rows, rows_of(MARCHING_TOGETHER))
+        count = MARCHING_TOGETHER
+        steps = Steps(*np.empty((3, count)), np.empty(count, bool), np.empty(count, int))
+        own = np.zeros(rows, rows_of(count)), np.empty(count, int), steps
         if not wanted:
-            march(work, cells, np.empty((0, 0)), *arguments)
+            march(*own, np.empty((0, 0)), cells, *arguments)
             return
         width = tape_width(nodes, species)
-        for first in range(0, len(cells), MARCHING_TOGETHER):
-            group = cells[first : first + MARCHING_TOGETHER]
-            tape = torch.from_numpy(march(work, group, np.empty((EXPECTED_STEPS, width)), *arguments))
+        for first in range(0, len(cells), count):
+            group = cells[first : first + count]
+            tape = torch.from_numpy(march(*own, np.empty((EXPECTED_STEPS, width)), group, *arguments))
             tapes.append(tape[report[tape[:, CELL].long(), 0] == 0])
 
-    settings = *structure, *begin, np.array(limits), control.max_steps
-    _side_by_side(solve, CELLS_PER_THREAD, order, numbers, speeds, general, *settings, *results)
+    arguments = numbers, speeds, general, structure, begin, np.array(limits), control.max_steps, results
+    _side_by_side(solve, CELLS_PER_THREAD, order, *arguments)
     if wanted:
         given = _coefficients(system, start.concentrations)
         concentrations, potential = _Marched.apply(

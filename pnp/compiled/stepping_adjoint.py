@@ -13,7 +13,9 @@ import numpy as np
 from ..solvers.time_step import GAMMA, SPAN
 from .bernoulli import bernoulli
 from .lanes import get, inlined, kernel, lanes_in, load, put, splat, store
-from .stepping import CELL, DURATION, EULER, OUTPUT, STATES, solve_block
+from .stepping import CELL, DURATION, OUTPUT, STATES
+solve_block=None
+EULER=0
 
 (
     STIFFNESS,
