@@ -33,3 +33,22 @@ def bernoulli(x: Any) -> Any:
     mirrored = value + a
     ahead, back = where(x < 0.0, mirrored, value), where(x < 0.0, value, mirrored)
     return ahead, back, where(x < 0.0, -1.0 - slope, slope)
+
+
+@inlined
+def bernoulli_curvature(x: Any) -> Any:
+    """B''(x), which is even."""
+    a = absolute(x)
+    square = a * a
+    value = square * (-132 * 691 / 1307674368000) + 90 / 47900160
+    value = square * value - 56 / 1209600
+    value = square * value + 30 / 30240
+    value = square * value - 12 / 720
+    value = square * value + 2 / 12
+    small = a < SERIES_BELOW
+    if any_lane(opposite(small)):
+        large = smallest(largest(a, SERIES_BELOW), LARGEST)
+        inverse = 1.0 / (exponential(large) - 1.0)
+        slope = (1.0 - large * inverse) * inverse
+        value = where(small, value, (1.0 + inverse) * (large * inverse - 2.0 * slope))
+    return value

@@ -146,15 +146,16 @@ def marched(
     arguments = numbers, speeds, general, structure, begin, np.array(limits), control.max_steps, results
     _side_by_side(solve, CELLS_PER_THREAD, order, *arguments)
     if wanted:
-        given = _coefficients(system, start.concentrations)
+        given = _coefficients(system, start)
+        fixed = general, held, baths
         concentrations, potential = _Marched.apply(
-            concentrations, potential, tapes, (held, baths), outputs[:, 0] == 0, *given, start.potential
+            concentrations, potential, tapes, fixed, outputs[:, 0] == 0, *given
         )
     return concentrations, potential, report
 
 
 class _Marched(torch.autograd.Function):
-    """Transients as functions of their coefficients and of the potential at the start."""
+    """Transients as functions of their coefficients."""
 
     @staticmethod
     def forward(
@@ -174,15 +175,16 @@ class _Marched(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, by_concentrations: Tensor, by_potential: Tensor) -> tuple[Any, ...]:
         at_once, *saved = ctx.saved_tensors
-        tapes, given = [_array(tape) for tape in saved[: ctx.count]], saved[ctx.count : -1]
+        tapes, given = [_array(tape) for tape in saved[: ctx.count]], saved[ctx.count :]
         found = [torch.zeros_like(one, memory_format=torch.contiguous_format) for one in given]
         species, nodes = by_concentrations.shape[2:]
 
         def solve(groups: Any, *arguments: Any) -> None:
-            work = np.zeros(adjoint_rows(nodes, species), rows_of(MARCHING_TOGETHER))
+            both = step_rows(nodes, species), adjoint_rows(nodes, species)
+            work = [np.zeros(rows, rows_of(MARCHING_TOGETHER)) for rows in both]
             for index in groups:
                 cells = np.unique(tapes[index][:, CELL]).astype(int)
-                march_adjoint(work, cells, tapes[index], *arguments)
+                march_adjoint(*work, cells, tapes[index], *arguments)
 
         _side_by_side(
             solve,
@@ -195,8 +197,9 @@ class _Marched(torch.autograd.Function):
             Coefficients(*found),
         )
         # What is asked for at time zero is the start itself.
-        found[-1] += by_concentrations[:, 0] * at_once[:, None, None]
-        return None, None, None, None, None, *found, by_potential[:, 0] * at_once[:, None]
+        found[-2] += by_concentrations[:, 0] * at_once[:, None, None]
+        found[-1] += by_potential[:, 0] * at_once[:, None]
+        return None, None, None, None, None, *found
 
 
 def resting_gradient(system: System, result: NewtonResult) -> State:
@@ -285,8 +288,8 @@ def _ends(system: System) -> Tensor:
     return torch.stack([*columns, level], dim=-1)
 
 
-def _coefficients(system: System, start: Tensor) -> Coefficients:
-    """What transients from the concentrations `start` are made of, differentiably."""
+def _coefficients(system: System, start: State) -> Coefficients:
+    """What transients from `start` are made of, differentiably."""
     level, spring, charge = _ends(system)[:, :6].unflatten(1, (2, 3)).unbind(-1)
     return Coefficients(
         system.permittivity / system.spacings,
@@ -294,8 +297,9 @@ def _coefficients(system: System, start: Tensor) -> Coefficients:
         system.volumes,
         system.volumes * system.fixed_charge,
         system.valences,
-        torch.stack([spring, spring * level + charge, level], dim=-1),
-        start,
+        torch.stack([spring, spring * level + charge], dim=-1),
+        start.concentrations,
+        start.potential,
     )
 
 

@@ -389,13 +389,13 @@ def stage_down(
     known, alphas = CONCENTRATIONS + 3 * species, CONCENTRATIONS + 4 * species
     y = increments_at(species) + stage * size
     tau = load(work, own + STAGE)
-    _reach(work, 0, species, stage)
+    reach(work, 0, species, stage)
     for k in range(nodes):
         base = k * fields
         before = base - fields
         left, right = edges + 4 * species * (k % 2), edges + 4 * species * ((k + 1) % 2)
         if k < nodes - 1:
-            _reach(work, base + fields, species, stage)
+            reach(work, base + fields, species, stage)
             edge(work, base, species, fields, valence, right, tau)
         for s in range(species):
             rhs = splat(work, 0.0)
@@ -418,7 +418,7 @@ def stage_down(
 
 
 @inlined
-def _reach(work: Any, base: int, species: int, stage: int) -> None:
+def reach(work: Any, base: int, species: int, stage: int) -> None:
     """The state of a node that a stage looks at, and what it remembers of the increments of those before."""
     size, known = species + 1, base + CONCENTRATIONS + 3 * species
     increments = base + increments_at(species)
