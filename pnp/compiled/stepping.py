@@ -69,12 +69,12 @@ STUCK, SPENT = 1, 2
 
 CELL, OUTPUT, DURATION, STATES = range(4)
 """Columns of a recorded step: its cell, the output that it ends at or -1, its length; then concentrations `(S, N)` and
-potential `(N,)` at its end."""
+potential `(N,)` at its end, and the increment of the last but one stage in the same form."""
 
 
 def tape_width(nodes: int, species: int) -> int:
     """Columns of a tape."""
-    return STATES + (species + 1) * nodes
+    return STATES + 2 * (species + 1) * nodes
 
 
 class Steps(NamedTuple):
@@ -674,13 +674,15 @@ def _record(work: Any, lane: int, potential: Any, concentrations: Any) -> None:
 
 @kernel
 def _record_step(work: Any, nodes: int, species: int, lane: int, step: Any) -> None:
-    """Copy the end of a step of one cell."""
-    fields = rows_of_node(species)
+    """Copy the end of a step of one cell, and an increment that the way back does not have to find again."""
+    fields, size = rows_of_node(species), species + 1
+    increment = increments_at(species) + (STAGES - 2) * size
     for k in range(nodes):
         base = k * fields
-        for s in range(species):
-            step[STATES + s * nodes + k] = get(work, base + CONCENTRATIONS + s, lane)
-        step[STATES + species * nodes + k] = get(work, base + POTENTIAL, lane)
+        for s in range(size):
+            at = base + POTENTIAL if s == species else base + CONCENTRATIONS + s
+            step[STATES + s * nodes + k] = get(work, at, lane)
+            step[STATES + (size + s) * nodes + k] = get(work, base + increment + s, lane)
 
 
 @kernel

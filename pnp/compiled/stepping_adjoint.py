@@ -1,6 +1,7 @@
 r"""Derivatives of transients: the steps that :func:`pnp.compiled.stepping.march` recorded, from the last to the first.
 
-Every step is taken once more from its recorded start, for its increments and its matrix W. With
+Every step is begun once more from its recorded start, for its increments and its matrix W; the last two increments
+follow from what was recorded. With
 :math:`\lambda_i` from the transposed equations of its stages, from the last to the first,
 
 .. math:: W^\top\lambda_i = \bar u_1 b_i + \sum_{j>i} (a_{ji}\,q_j + \gamma c_{ji} V\lambda_j), \qquad
@@ -108,7 +109,8 @@ def march_adjoint(
     has rows of its own. `general` is None for two species.
     """
     species, nodes = given.start.shape[1:]
-    count = lanes_in(work)
+    count, size = lanes_in(work), species + 1
+    part = size * nodes
     group, steps = np.empty(count, np.int64), np.empty(count, np.int64)
     for lane in range(count):
         group[lane] = cells[min(lane, cells.size - 1)]
@@ -120,19 +122,20 @@ def march_adjoint(
                 step, cell = tape[steps[lane]], group[lane]
                 before = _step_before(tape, steps[lane], cell)
                 if before >= 0:
-                    states = tape[before, STATES:]
-                    part = species * nodes
-                    _put_start(work, nodes, lane, step[DURATION], states[:part].reshape(species, nodes), states[part:])
+                    start = tape[before, STATES : STATES + part].reshape(size, nodes)
+                    _put_start(work, nodes, lane, step[DURATION], start[:species], start[species])
                 else:
                     _put_start(work, nodes, lane, step[DURATION], given.start[cell], given.potential[cell])
+                _put_end(work, nodes, lane, step[STATES:].reshape(2, size, nodes))
                 if step[OUTPUT] >= 0:
                     output = int(step[OUTPUT])
                     _add_output(back, lane, by_potential[cell, output], by_concentrations[cell, output])
         factorise(work, nodes, species, general, held, baths)
         stage_up(work, nodes, species, general, 0)
-        for stage in range(1, STAGES):
+        for stage in range(1, STAGES - 2):
             stage_down(work, nodes, species, general, stage, held, baths)
             stage_up(work, nodes, species, general, stage)
+        _find_last(work, nodes, species)
         for i in range(STAGES):
             _multiply(work, back, nodes, species, general, STAGES - 1 - i, held, baths)
             _pull(work, back, nodes, species, general, STAGES - 1 - i, held, baths)
@@ -356,6 +359,33 @@ def _put_start(work: Any, nodes: int, lane: int, length: float, concentrations: 
         for s in range(species):
             put(work, base + CONCENTRATIONS + s, lane, concentrations[s, k])
             put(work, base + CONCENTRATIONS + species + s, lane, concentrations[s, k])
+
+
+@kernel
+def _put_end(work: Any, nodes: int, lane: int, states: Any) -> None:
+    """What was recorded of a step, in the place of its last two increments."""
+    size = states.shape[1]
+    fields, last = rows_of_node(size - 1), increments_at(size - 1) + (STAGES - 1) * size
+    for k in range(nodes):
+        for s in range(size):
+            put(work, k * fields + last + s, lane, states[0, s, k])
+            put(work, k * fields + last - size + s, lane, states[1, s, k])
+
+
+@kernel
+def _find_last(work: Any, nodes: int, species: int) -> None:
+    """The last increment is what takes the state that its stage looked at to the end of the step."""
+    fields, size = rows_of_node(species), species + 1
+    increments = increments_at(species)
+    for k in range(nodes):
+        base = k * fields
+        for s in range(size):
+            start = base + START if s == species else base + CONCENTRATIONS + species + s
+            last = base + increments + (STAGES - 1) * size + s
+            value = load(work, last) - load(work, start)
+            for j in range(STAGES - 1):
+                value = value - A[STAGES - 1, j] * load(work, base + increments + j * size + s)
+            store(work, last, value)
 
 
 @kernel
