@@ -137,10 +137,9 @@ def marched(
         if not wanted:
             march(*own, np.empty((0, 0)), cells, *arguments)
             return
-        width = tape_width(nodes, species)
+        room = np.empty((EXPECTED_STEPS, tape_width(nodes, species)))
         for first in range(0, len(cells), count):
-            group = cells[first : first + count]
-            tape = torch.from_numpy(march(*own, np.empty((EXPECTED_STEPS, width)), group, *arguments))
+            tape = torch.from_numpy(march(*own, room, cells[first : first + count], *arguments))
             tapes.append(tape[report[tape[:, CELL].long(), 0] == 0])
 
     arguments = numbers, speeds, general, structure, begin, np.array(limits), control.max_steps, results

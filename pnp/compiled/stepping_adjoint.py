@@ -109,27 +109,20 @@ def march_adjoint(
     has rows of its own. `general` is None for two species.
     """
     species, nodes = given.start.shape[1:]
-    count, size = lanes_in(work), species + 1
-    part = size * nodes
-    group, steps = np.empty(count, np.int64), np.empty(count, np.int64)
+    count = lanes_in(work)
+    group, steps, before = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.int64)
     for lane in range(count):
         group[lane] = cells[min(lane, cells.size - 1)]
         steps[lane] = _step_before(tape, tape.shape[0], group[lane]) if lane < cells.size else -1
     _pack(work, back, group, given)
     while np.any(steps >= 0):
         for lane in range(count):
-            if steps[lane] >= 0:
-                step, cell = tape[steps[lane]], group[lane]
-                before = _step_before(tape, steps[lane], cell)
-                if before >= 0:
-                    start = tape[before, STATES : STATES + part].reshape(size, nodes)
-                    _put_start(work, nodes, lane, step[DURATION], start[:species], start[species])
-                else:
-                    _put_start(work, nodes, lane, step[DURATION], given.start[cell], given.potential[cell])
-                _put_end(work, nodes, lane, step[STATES:].reshape(2, size, nodes))
-                if step[OUTPUT] >= 0:
-                    output = int(step[OUTPUT])
-                    _add_output(back, lane, by_potential[cell, output], by_concentrations[cell, output])
+            before[lane] = _step_before(tape, steps[lane], group[lane]) if steps[lane] >= 0 else -1
+        _put_step(work, group, steps, before, tape, given)
+        for lane in range(count):
+            if steps[lane] >= 0 and tape[steps[lane], OUTPUT] >= 0:
+                cell, output = group[lane], int(tape[steps[lane], OUTPUT])
+                _add_output(back, lane, by_potential[cell, output], by_concentrations[cell, output])
         factorise(work, nodes, species, general, held, baths)
         stage_up(work, nodes, species, general, 0)
         for stage in range(1, STAGES - 2):
@@ -142,7 +135,7 @@ def march_adjoint(
         _through_matrix(work, back, nodes, species, general, baths)
         for lane in range(count):
             if steps[lane] >= 0:
-                steps[lane] = _step_before(tape, steps[lane], group[lane])
+                steps[lane] = before[lane]
                 if steps[lane] < 0:
                     _take_start(back, lane, found.start[group[lane]], found.potential[group[lane]])
     for lane in range(cells.size):
@@ -162,12 +155,11 @@ def _step_before(tape: Any, step: int, cell: int) -> int:
 def _multiply(
     work: Any, back: Any, nodes: int, species: int, general: Any, stage: int, held: Any, baths: Any
 ) -> None:
-    """The multipliers of a stage: its transposed equations, with the factors of the step."""
+    """Begin the multipliers of a stage: its transposed equations from the left, with the factors of the step."""
     if general is None:
         species = 2  # as a constant
     fields, rows, size = rows_of_node(species), _rows(species), species + 1
-    alphas, inverse = CONCENTRATIONS + 4 * species, inverse_at(species)
-    x, spare = inverse - size * size, nodes * fields + VALENCE + 3 * species
+    x = inverse_at(species) - size * size
     multipliers, pulled = _multipliers_at(species), _pulled_at(species)
     own = multipliers + stage * size
     for k in range(nodes):
@@ -179,7 +171,8 @@ def _multiply(
                 value = load(back, beside + pulled + stage * size + s)
             for j in range(stage + 1, STAGES):
                 value = value + A[j, stage] * load(back, beside + pulled + j * size + s)
-                remembered = remembered + C[j, stage] * load(back, beside + multipliers + j * size + s)
+                if s < species:
+                    remembered = remembered + C[j, stage] * load(back, beside + multipliers + j * size + s)
             if s < species and not baths[k]:
                 value = value + weight * remembered
             if k > 0:
@@ -187,102 +180,102 @@ def _multiply(
                     known = load(back, beside - rows + own + t)
                     value = value - load(work, base - fields + x + t * size + s) * known
             store(back, beside + own + s, value)
-    for i in range(nodes):
-        k = nodes - 1 - i
-        base, beside = k * fields, k * rows
-        if i > 0:
-            after, later = base + fields, beside + rows + own
-            potential = load(back, beside + own + species)
-            if not held[k + 1]:
-                potential = potential + load(work, base + STIFFNESS) * load(back, later + species)
-            for s in range(species):
-                multiplier = load(back, later + s)
-                potential = potential - load(work, after + alphas + species + s) * multiplier
-                passed = load(work, after + alphas + s) * multiplier
-                store(back, beside + own + s, load(back, beside + own + s) + passed)
-            store(back, beside + own + species, potential)
-        for s in range(size):
-            product = splat(work, 0.0)
-            for t in range(size):
-                product = product + load(work, base + inverse + t * size + s) * load(back, beside + own + t)
-            store(work, spare + s, product)
-        for s in range(size):
-            store(back, beside + own + s, load(work, spare + s))
 
 
 @kernel
 def _pull(
     work: Any, back: Any, nodes: int, species: int, general: Any, stage: int, held: Any, baths: Any
 ) -> None:
-    """Derivatives of the right-hand side of a stage by the state that it looked at, and by all numbers."""
+    """The multipliers from the right, and derivatives of the right-hand side by the state that the stage looked at.
+
+    And by all numbers.
+    """
     if general is None:
         species = 2
     fields, rows, size = rows_of_node(species), _rows(species), species + 1
     valence, of_valences = nodes * fields + VALENCE, nodes * rows + OF_VALENCES
-    known, increments = CONCENTRATIONS + 3 * species, increments_at(species) + stage * size
-    multipliers, pulled = _multipliers_at(species) + stage * size, _pulled_at(species) + stage * size
+    spare = valence + 3 * species
+    known, alphas = CONCENTRATIONS + 3 * species, CONCENTRATIONS + 4 * species
+    inverse, increments = inverse_at(species), increments_at(species) + stage * size
+    own, pulled = _multipliers_at(species) + stage * size, _pulled_at(species) + stage * size
     none, tau = splat(work, 0.0), load(work, nodes * fields + STAGE)
-    for k in range(nodes):
-        base = k * fields
-        reach(work, base, species, stage)
-        if stage < STAGES - 1:
-            for s in range(size):
-                store(back, k * rows + pulled + s, none)
-    for k in range(nodes):
+    for i in range(nodes):
+        k = nodes - 1 - i
         base, beside = k * fields, k * rows
         next_, later = base + fields, beside + rows
-        volume = load(work, base + VOLUME)
-        gauss = none if held[k] else load(back, beside + multipliers + species)
-        jump, last = none, none
-        by_potential = load(back, beside + pulled + species)
+        # Transposed substitution.
+        potential = load(back, beside + own + species)
+        if i > 0 and not held[k + 1]:
+            potential = potential + load(work, base + STIFFNESS) * load(back, later + own + species)
+        for s in range(species):
+            value = load(back, beside + own + s)
+            if i > 0:
+                multiplier = load(back, later + own + s)
+                potential = potential - load(work, next_ + alphas + species + s) * multiplier
+                value = value + load(work, next_ + alphas + s) * multiplier
+            store(work, spare + s, value)
+        store(work, spare + species, potential)
+        for s in range(size):
+            product = none
+            for t in range(size):
+                product = product + load(work, base + inverse + t * size + s) * load(work, spare + t)
+            store(back, beside + own + s, product)
+        # Derivatives by the state.
+        reach(work, base, species, stage)
+        volume, potential = load(work, base + VOLUME), load(work, base + POTENTIAL)
+        at_end = potential + load(work, base + increments + species)
+        gauss = none if held[k] else load(back, beside + own + species)
+        by_potential = load(back, beside + pulled + species) if stage == STAGES - 1 else none
         if k == 0 or k == nodes - 1:
             end = nodes * rows + ENDS + (0 if k == 0 else 2)
             spring = nodes * fields + (LEFT_SPRING if k == 0 else RIGHT_SPRING)
-            at_end = load(work, base + POTENTIAL) + load(work, base + increments + species)
             store(back, end, load(back, end) - gauss * at_end)
             store(back, end + 1, load(back, end + 1) + gauss)
             by_potential = by_potential - load(work, spring) * gauss
-        if k < nodes - 1:
-            jump = load(work, next_ + POTENTIAL) - load(work, base + POTENTIAL)
-            gain = load(work, next_ + increments + species) - load(work, base + increments + species)
-            strain = gauss - (none if held[k + 1] else load(back, later + multipliers + species))
-            store(back, beside + OF_STIFFNESS, load(back, beside + OF_STIFFNESS) + strain * (jump + gain))
-            last = load(work, base + STIFFNESS) * strain
-            by_potential = by_potential - last
+        jump, by_next, before = none, none, none
+        if i > 0:
+            jump = load(work, next_ + POTENTIAL) - potential
+            gain = load(work, next_ + POTENTIAL) + load(work, next_ + increments + species) - at_end
+            strain = gauss - (none if held[k + 1] else load(back, later + own + species))
+            store(back, beside + OF_STIFFNESS, load(back, beside + OF_STIFFNESS) + strain * gain)
+            by_next = load(work, base + STIFFNESS) * strain
+            by_potential = by_potential - by_next
         of_volume = load(back, beside + OF_VOLUME)
-        ahead, back_, slope, before = none, none, none, none
+        ahead, behind, slope = none, none, none
         for s in range(species):
             z, at = load(work, valence + s), base + CONCENTRATIONS + s
             here, increment = load(work, at), load(work, base + increments + s)
-            multiplier = none if baths[k] else load(back, beside + multipliers + s)
+            multiplier = none if baths[k] else load(back, beside + own + s)
             of_volume = of_volume + gauss * z * (here + increment)
             of_volume = of_volume + multiplier * (SHARE * load(work, base + known + s) - increment)
             of_valence = load(back, of_valences + s) + gauss * volume * (here + increment)
-            by_here = load(back, beside + pulled + s) + gauss * z * volume
-            if k < nodes - 1:
+            by_here = gauss * z * volume
+            if stage == STAGES - 1:
+                by_here = by_here + load(back, beside + pulled + s)
+            if i > 0:
                 there = load(work, at + fields)
                 if s == 0 or any_lane(opposite(z == -before)):
-                    ahead, back_, slope = bernoulli(z * jump)
+                    ahead, behind, slope = bernoulli(z * jump)
                 else:  # of the other sign, as in a salt
-                    ahead, back_, slope = back_, ahead, -1.0 - slope
+                    ahead, behind, slope = behind, ahead, -1.0 - slope
                 before = z
-                beyond = none if baths[k + 1] else load(back, later + multipliers + s)
+                beyond = none if baths[k + 1] else load(back, later + own + s)
                 through = tau * (multiplier - beyond)
-                of_mobility = load(back, beside + OF_MOBILITIES + s) - through * (ahead * here - back_ * there)
+                of_mobility = load(back, beside + OF_MOBILITIES + s)
+                of_mobility = of_mobility - through * (ahead * here - behind * there)
                 store(back, beside + OF_MOBILITIES + s, of_mobility)
                 through = through * load(work, at + 2 * species)
                 by_drop = through * (slope * here - (1.0 + slope) * there)
                 of_valence = of_valence - by_drop * jump
                 by_here = by_here - through * ahead
-                by_there = load(back, later + pulled + s) + through * back_
-                store(back, later + pulled + s, by_there)
+                store(back, later + pulled + s, load(back, later + pulled + s) + through * behind)
                 by_potential = by_potential + z * by_drop
-                last = last - z * by_drop
+                by_next = by_next - z * by_drop
             store(back, beside + pulled + s, by_here)
             store(back, of_valences + s, of_valence)
         store(back, beside + pulled + species, by_potential)
-        if k < nodes - 1:
-            store(back, later + pulled + species, load(back, later + pulled + species) + last)
+        if i > 0:
+            store(back, later + pulled + species, load(back, later + pulled + species) + by_next)
         store(back, beside + OF_VOLUME, of_volume)
         store(back, beside + OF_FIXED, load(back, beside + OF_FIXED) + gauss)
 
@@ -308,7 +301,8 @@ def _through_matrix(work: Any, back: Any, nodes: int, species: int, general: Any
         base, beside = k * fields, k * rows
         next_, later = base + fields, beside + rows
         jump = load(work, next_ + START) - load(work, base + START)
-        by_potential = none
+        by_potential, before = none, none
+        ahead, behind, slope, curvature = none, none, none, none
         for s in range(species):
             z, at = load(work, valence + s), base + starts + s
             here, there = load(work, at), load(work, at + fields)
@@ -324,15 +318,19 @@ def _through_matrix(work: Any, back: Any, nodes: int, species: int, general: Any
                 gain = load(work, here_j + fields + species) - load(work, here_j + species)
                 strained = strained + weight * gain
             left, right, strained = tau * left, tau * right, tau * strained
-            drop = z * jump
-            ahead, back_, slope = bernoulli(drop)
+            if s == 0 or any_lane(opposite(z == -before)):
+                ahead, behind, slope = bernoulli(z * jump)
+                curvature = bernoulli_curvature(z * jump)
+            else:
+                ahead, behind, slope = behind, ahead, -1.0 - slope
+            before = z
             by_drop = slope * here - (1.0 + slope) * there
-            of_mobility = ahead * left - back_ * right + z * by_drop * strained
+            of_mobility = ahead * left - behind * right + z * by_drop * strained
             store(
                 back, beside + OF_MOBILITIES + s, load(back, beside + OF_MOBILITIES + s) - of_mobility
             )
             mobility = load(work, at + species)
-            curved = z * bernoulli_curvature(drop) * (here - there) * strained
+            curved = z * curvature * (here - there) * strained
             turned = mobility * (slope * left - (1.0 + slope) * right + curved)
             strained = mobility * strained
             of_valence = load(back, of_valences + s) - jump * turned - by_drop * strained
@@ -347,29 +345,35 @@ def _through_matrix(work: Any, back: Any, nodes: int, species: int, general: Any
 
 
 @kernel
-def _put_start(work: Any, nodes: int, lane: int, length: float, concentrations: Any, potential: Any) -> None:
-    """The start of a step, and its length."""
-    species = concentrations.shape[0]
-    fields = rows_of_node(species)
-    put(work, nodes * fields + STAGE, lane, SHARE * length)
+def _put_step(work: Any, group: Any, steps: Any, before: Any, tape: Any, given: Coefficients) -> None:
+    """Length and start of every cell's step, and in the place of its last two increments what was recorded of it.
+
+    `before` are the steps before these, or -1.
+    """
+    species, nodes = given.start.shape[1:]
+    fields, size = rows_of_node(species), species + 1
+    last = increments_at(species) + (STAGES - 1) * size
+    for lane in range(lanes_in(work)):
+        if steps[lane] >= 0:
+            put(work, nodes * fields + STAGE, lane, SHARE * tape[steps[lane], DURATION])
     for k in range(nodes):
         base = k * fields
-        put(work, base + POTENTIAL, lane, potential[k])
-        put(work, base + START, lane, potential[k])
-        for s in range(species):
-            put(work, base + CONCENTRATIONS + s, lane, concentrations[s, k])
-            put(work, base + CONCENTRATIONS + species + s, lane, concentrations[s, k])
-
-
-@kernel
-def _put_end(work: Any, nodes: int, lane: int, states: Any) -> None:
-    """What was recorded of a step, in the place of its last two increments."""
-    size = states.shape[1]
-    fields, last = rows_of_node(size - 1), increments_at(size - 1) + (STAGES - 1) * size
-    for k in range(nodes):
         for s in range(size):
-            put(work, k * fields + last + s, lane, states[0, s, k])
-            put(work, k * fields + last - size + s, lane, states[1, s, k])
+            own = base + POTENTIAL if s == species else base + CONCENTRATIONS + s
+            start = base + START if s == species else base + CONCENTRATIONS + species + s
+            for lane in range(lanes_in(work)):
+                if before[lane] >= 0:
+                    value = tape[before[lane], STATES + s * nodes + k]
+                elif s == species:
+                    value = given.potential[group[lane], k]
+                else:
+                    value = given.start[group[lane], s, k]
+                put(work, own, lane, value)
+                put(work, start, lane, value)
+                if steps[lane] >= 0:
+                    put(work, base + last + s, lane, tape[steps[lane], STATES + s * nodes + k])
+                    recorded = tape[steps[lane], STATES + (size + s) * nodes + k]
+                    put(work, base + last - size + s, lane, recorded)
 
 
 @kernel
@@ -420,11 +424,11 @@ def _pack(work: Any, back: Any, group: Any, given: Coefficients) -> None:
     species, nodes = given.start.shape[1:]
     fields = rows_of_node(species)
     own = nodes * fields
+    store(work, own + STAGE, splat(work, 0.0))
     for row in range(row_count(nodes, species)):
         store(back, row, splat(back, 0.0))
     for lane in range(lanes_in(work)):
         cell = group[lane]
-        _put_start(work, nodes, lane, 0.0, given.start[cell], given.potential[cell])
         for k in range(nodes):
             base = k * fields
             put(work, base + VOLUME, lane, given.volumes[cell, k])
