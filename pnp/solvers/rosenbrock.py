@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..finite_volume.jacobian import jacobian
-from ..finite_volume.residual import field_residual, species_residual
+from ..finite_volume.residual import field_residual, held_nodes, species_residual
 from ..system import CHARGE, POTENTIAL, Batched, State, System
 from .linear import Pins, factorise
 from .newton import KEEP_AT_LEAST, NEGLIGIBLE
@@ -91,12 +91,15 @@ class RosenbrockStep(Batched):
         matrix = jacobian(system, state, step=tau)
         factors = factorise(system.detach(), state.detach(), matrix.detach(), pinned=True)
         pins = Pins.of(system, state) if system.laws else None
+        held, baths = held_nodes(system), [node for node, end in system.ends if end.bath is not None]
         nothing, increments = state.map(torch.zeros_like), list[State]()
         for reached, remembered in zip(REACHED, REMEMBERED, strict=True):
             at = _sum(state, reached, increments)
             known = at.concentrations + SHARE * _sum(nothing, remembered, increments).concentrations
             species = -species_residual(system, at, known=known, step=tau)
             fields = -field_residual(system, at)
+            # What is held stays what it is at the start.
+            species[..., baths], fields[:, 0, held] = 0.0, 0.0
             if pins is not None:
                 species = pins.put(species, torch.zeros_like(self.amounts))
             with torch.no_grad():
