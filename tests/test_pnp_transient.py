@@ -179,7 +179,9 @@ def decaying() -> tuple[SaltDiffusion, System, State]:
 
 def decay_error(problem: SaltDiffusion, state: State, time: float) -> float:
     nodes = state.fields.shape[-1]
-    exact = problem.profile(np.linspace(0, problem.length, nodes), math.exp(-problem.rate_on(nodes - 1) * time))
+    exact = problem.profile(
+        np.linspace(0, problem.length, nodes), math.exp(-problem.rate_on(nodes - 1) * time)
+    )
     return float(np.abs(state.concentrations[0, 0].numpy() - exact).max())
 
 
@@ -238,7 +240,7 @@ def test_next_step_would_just_meet_the_tolerance():
 
 
 def test_error_follows_the_tolerance():
-    """A local error of fourth order, of the embedded method, held at the tolerance: the error is in proportion to it."""
+    """The local error of the embedded method, of fourth order, is held at the tolerance."""
     problem, nodes = SaltDiffusion(), 17
     time = 1.5 / problem.rate
     errors, steps = [], []

@@ -132,7 +132,8 @@ def marched(
 
     def solve(cells: Any, *arguments: Any) -> None:
         count = MARCHING_TOGETHER
-        steps = Steps(*np.empty((3, count)), np.empty(count, bool), np.empty(count, int))
+        time, next_, taken = np.empty((3, count))
+        steps = Steps(time, next_, taken, np.empty(count, bool), np.empty(count, int))
         own = np.zeros(rows, rows_of(count)), np.empty(count, int), steps
         if not wanted:
             march(*own, np.empty((0, 0)), cells, *arguments)

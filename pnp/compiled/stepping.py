@@ -375,9 +375,7 @@ def _factorise_salt(work: Any, nodes: int, held: Any, baths: Any) -> None:
 
 
 @kernel
-def stage_down(
-    work: Any, nodes: int, species: int, general: Any, stage: int, held: Any, baths: Any
-) -> None:
+def stage_down(work: Any, nodes: int, species: int, general: Any, stage: int, held: Any, baths: Any) -> None:
     """Begin one of the later stages: the state it looks at, and its equations eliminated from the left."""
     if general is None:
         species = 2  # as a constant
@@ -453,9 +451,7 @@ def stage_up(work: Any, nodes: int, species: int, general: Any, stage: int) -> N
 
 
 @kernel
-def _finish(
-    work: Any, nodes: int, species: int, closed: bool, relative: float, absolute_: float
-) -> None:
+def _finish(work: Any, nodes: int, species: int, closed: bool, relative: float, absolute_: float) -> None:
     """The state at the end of the step, the norm of its error, and whether it is positive and has all ions."""
     fields, size = rows_of_node(species), species + 1
     own = nodes * fields

@@ -326,9 +326,7 @@ def _through_matrix(work: Any, back: Any, nodes: int, species: int, general: Any
             before = z
             by_drop = slope * here - (1.0 + slope) * there
             of_mobility = ahead * left - behind * right + z * by_drop * strained
-            store(
-                back, beside + OF_MOBILITIES + s, load(back, beside + OF_MOBILITIES + s) - of_mobility
-            )
+            store(back, beside + OF_MOBILITIES + s, load(back, beside + OF_MOBILITIES + s) - of_mobility)
             mobility = load(work, at + species)
             curved = z * curvature * (here - there) * strained
             turned = mobility * (slope * left - (1.0 + slope) * right + curved)

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -75,7 +74,7 @@ def user_pressure(fields: Tensor, scales: Scales) -> Tensor | None:
 def unflatten(stats: Statistics, batch: torch.Size) -> Statistics:
     """Give the statistics the user's batch axes."""
     tensors = {name: one.reshape(batch) for name, one in vars(stats).items() if isinstance(one, Tensor)}
-    return replace(stats, **tensors)
+    return Statistics(**tensors, solver=stats.solver, method=stats.method)
 
 
 def report(solution: Solution, throw: bool) -> None:

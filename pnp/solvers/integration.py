@@ -214,9 +214,7 @@ def integrate(
     return run
 
 
-def _begin(
-    system: System, start: State, stops: Stops, outputs: Tensor, linear: bool
-) -> tuple[_Front, Run]:
+def _begin(system: System, start: State, stops: Stops, outputs: Tensor, linear: bool) -> tuple[_Front, Run]:
     batch, count = outputs.shape
     zero = torch.zeros_like(outputs[:, 0])
     none = torch.zeros(batch, dtype=torch.int64, device=outputs.device)

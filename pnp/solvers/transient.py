@@ -32,12 +32,14 @@ def solve_transient(
 ) -> Solution:
     r"""Evolution of a cell whose potentials or currents are switched on at :math:`t = 0`.
 
-    TR-BDF2 with error control, backward Euler for the first step and wherever positivity asks for it. Every
+    Where nothing reacts, no current is driven, nothing imposed varies and ions are points, Rosenbrock's method of order
+    four (:mod:`pnp.solvers.rosenbrock`); else, and for what that leaves, TR-BDF2, with backward Euler for the first
+    step and wherever positivity asks for it; `solution.stats.method` says which of the two it was. Every
     element of the batch takes its own steps, from the Debye time to the bulk diffusion time in one run, and
     steps exactly onto the requested times, so that what is returned has the guarantees of the scheme
     (positive concentrations, amounts, Gauss's law) without interpolation; at a jump of a waveform that is the
-    state just after it. Differentiable through every step, with the step sizes held constant; only the
-    states of the steps are kept for that, and their matrices are factorised anew backwards. Cells of up to six
+    state just after it. Differentiable through every step, with the step sizes held constant; only one or two
+    states a step are kept for that, and their matrices are factorised anew backwards. Cells of up to six
     species of point ions between constant potentials or charges are solved by compiled kernels
     (:mod:`pnp.compiled`) where numba is installed, with and without gradients; `solution.stats.solver` says which it
     was. First derivatives only: a second one through the compiled path raises.
