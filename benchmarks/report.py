@@ -57,10 +57,9 @@ expert in two runs, and its gradient 1.6 times the value. In programs of your ow
 `MALLOC_MMAP_THRESHOLD_` (say, to 1000000000 and 33554432) in the environment.
 
 What compiled kernels do not do yet, and the torch solver does slowly: waveforms, driven currents, reactions, ions of
-finite size, and steady states with a flux. One transient alone leaves three of four vector lanes idle. A gradient of a
-transient goes back over its recorded steps with two transposed solves for each; it keeps two states a step, some 10 kB
-for 201 nodes and two species. It is as exact as the steps are short: to 1e-9 in steps of a hundred diffusion times, to
-1e-7 in ten thousand.
+finite size, and steady states with a flux. One transient alone leaves seven of eight vector lanes idle. A gradient of a
+transient goes back over its recorded steps, each of which is begun once more; it keeps two states a step, some 10 kB
+for 201 nodes and two species.
 
 CUDA tensors are solved by the same kernels, compiled for one cell a thread, where numba-cuda is installed (the extra
 `cuda`), but for gradients of transients, which torch does. This has been compiled and simulated but **not yet run on a

@@ -25,6 +25,7 @@ class Statistics:
         steps, rejected: Accepted and rejected time steps (zero for steady states).
         reached: Time that was reached (infinite for a steady state that converged).
         solver: What did the work, "compiled" kernels (see :mod:`pnp.compiled`) or "torch".
+        method: Of time steps, "Rosenbrock" or "TR-BDF2" (see :func:`pnp.solve_transient`); empty of steady states.
     """
 
     iterations: Tensor
@@ -33,6 +34,7 @@ class Statistics:
     rejected: Tensor
     reached: Tensor
     solver: str = "torch"
+    method: str = ""
 
 
 class Extrapolated(NamedTuple):

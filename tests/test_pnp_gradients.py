@@ -366,7 +366,7 @@ def one_step_per_time() -> Iterator[None]:
     with (
         compiled.torch_only(),  # kernels have step control of their own
         patch("pnp.solvers.integration.FIRST_STEP", 1e30),
-        patch("pnp.solvers.integration.STEP_NEWTON", Newton(tolerance=1e-9)),
+        patch("pnp.solvers.time_step.STEP_NEWTON", Newton(tolerance=1e-9)),
         patch.object(StepControl, "error_norm", lambda self, error, c: torch.full_like(c[:, 0, 0], 0.5)),
     ):
         yield

@@ -19,13 +19,13 @@ from .lanes import rows_of
 from .many import few_ions, rest_many, rest_many_adjoint
 from .resting import rest, rest_adjoint
 from .resting import row_count as rest_rows
-from .stepping import CELL, march, tape_width
+from .stepping import CELL, Steps, march, tape_width
 from .stepping import row_count as step_rows
 from .stepping_adjoint import Coefficients, march_adjoint
 from .stepping_adjoint import row_count as adjoint_rows
 
-RESTING_TOGETHER, MARCHING_TOGETHER = 8, 4
-"""Lanes of cells that come to rest, and of transients, whose equations of one node shall stay in registers."""
+RESTING_TOGETHER, MARCHING_TOGETHER = 8, 8
+"""Lanes of cells that come to rest, and of transients."""
 EXPECTED_STEPS = 256
 """Room on a tape before it has to grow."""
 CELLS_PER_THREAD = 64
@@ -93,8 +93,8 @@ def marched(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """States at the scaled times `outputs` `(B, T)` of cells whose ends impose what they impose for good.
 
-    Returns concentrations `(B, T, S, N)`, potentials `(B, T, N)` and a report `(B, 5)`: 0 for success, time reached,
-    iterations, accepted and rejected steps. Where gradients are wanted, the steps of cells that succeeded are kept.
+    Returns concentrations `(B, T, S, N)`, potentials `(B, T, N)` and a report `(B, 4)`: 0 for success, time reached,
+    accepted and rejected steps. Where gradients are wanted, the steps of cells that succeeded are kept.
     """
     wanted = _gradients_wanted(system, start)
     batch, species, nodes = start.concentrations.shape
@@ -107,7 +107,7 @@ def marched(
     begin = start.potential, start.concentrations, outputs, first_steps
     limits = control.relative, control.absolute, control.safety, control.shrink, control.grow
     new, times = system.volumes.new_empty, outputs.shape[1]
-    results = new(batch, times, nodes), new(batch, times, species, nodes), new(batch, 5)
+    results = new(batch, times, nodes), new(batch, times, species, nodes), new(batch, 4)
     rows, structure = step_rows(nodes, species), (closed, held, baths)
     numbers, speeds = _numbers(system)._replace(amounts=amounts), system.diffusivities
     general = None if species == 2 else True
@@ -131,28 +131,31 @@ def marched(
     tapes: list[Tensor] = []
 
     def solve(cells: Any, *arguments: Any) -> None:
-        work = np.zeros(rows, rows_of(MARCHING_TOGETHER))
+        count = MARCHING_TOGETHER
+        time, next_, taken = np.empty((3, count))
+        steps = Steps(time, next_, taken, np.empty(count, bool), np.empty(count, int))
+        own = np.zeros(rows, rows_of(count)), np.empty(count, int), steps
         if not wanted:
-            march(work, cells, np.empty((0, 0)), *arguments)
+            march(*own, np.empty((0, 0)), cells, *arguments)
             return
-        width = tape_width(nodes, species)
-        for first in range(0, len(cells), MARCHING_TOGETHER):
-            group = cells[first : first + MARCHING_TOGETHER]
-            tape = torch.from_numpy(march(work, group, np.empty((EXPECTED_STEPS, width)), *arguments))
+        room = np.empty((EXPECTED_STEPS, tape_width(nodes, species)))
+        for first in range(0, len(cells), count):
+            tape = torch.from_numpy(march(*own, room, cells[first : first + count], *arguments))
             tapes.append(tape[report[tape[:, CELL].long(), 0] == 0])
 
-    settings = *structure, *begin, np.array(limits), control.max_steps
-    _side_by_side(solve, CELLS_PER_THREAD, order, numbers, speeds, general, *settings, *results)
+    arguments = numbers, speeds, general, structure, begin, np.array(limits), control.max_steps, results
+    _side_by_side(solve, CELLS_PER_THREAD, order, *arguments)
     if wanted:
-        given = _coefficients(system, start.concentrations)
+        given = _coefficients(system, start)
+        fixed = general, held, baths
         concentrations, potential = _Marched.apply(
-            concentrations, potential, tapes, (held, baths), outputs[:, 0] == 0, *given, start.potential
+            concentrations, potential, tapes, fixed, outputs[:, 0] == 0, *given
         )
     return concentrations, potential, report
 
 
 class _Marched(torch.autograd.Function):
-    """Transients as functions of their coefficients and of the potential at the start."""
+    """Transients as functions of their coefficients."""
 
     @staticmethod
     def forward(
@@ -172,15 +175,16 @@ class _Marched(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, by_concentrations: Tensor, by_potential: Tensor) -> tuple[Any, ...]:
         at_once, *saved = ctx.saved_tensors
-        tapes, given = [_array(tape) for tape in saved[: ctx.count]], saved[ctx.count : -1]
+        tapes, given = [_array(tape) for tape in saved[: ctx.count]], saved[ctx.count :]
         found = [torch.zeros_like(one, memory_format=torch.contiguous_format) for one in given]
         species, nodes = by_concentrations.shape[2:]
 
         def solve(groups: Any, *arguments: Any) -> None:
-            work = np.zeros(adjoint_rows(nodes, species), rows_of(MARCHING_TOGETHER))
+            both = step_rows(nodes, species), adjoint_rows(nodes, species)
+            work = [np.zeros(rows, rows_of(MARCHING_TOGETHER)) for rows in both]
             for index in groups:
                 cells = np.unique(tapes[index][:, CELL]).astype(int)
-                march_adjoint(work, cells, tapes[index], *arguments)
+                march_adjoint(*work, cells, tapes[index], *arguments)
 
         _side_by_side(
             solve,
@@ -193,8 +197,9 @@ class _Marched(torch.autograd.Function):
             Coefficients(*found),
         )
         # What is asked for at time zero is the start itself.
-        found[-1] += by_concentrations[:, 0] * at_once[:, None, None]
-        return None, None, None, None, None, *found, by_potential[:, 0] * at_once[:, None]
+        found[-2] += by_concentrations[:, 0] * at_once[:, None, None]
+        found[-1] += by_potential[:, 0] * at_once[:, None]
+        return None, None, None, None, None, *found
 
 
 def resting_gradient(system: System, result: NewtonResult) -> State:
@@ -283,8 +288,8 @@ def _ends(system: System) -> Tensor:
     return torch.stack([*columns, level], dim=-1)
 
 
-def _coefficients(system: System, start: Tensor) -> Coefficients:
-    """What transients from the concentrations `start` are made of, differentiably."""
+def _coefficients(system: System, start: State) -> Coefficients:
+    """What transients from `start` are made of, differentiably."""
     level, spring, charge = _ends(system)[:, :6].unflatten(1, (2, 3)).unbind(-1)
     return Coefficients(
         system.permittivity / system.spacings,
@@ -292,8 +297,9 @@ def _coefficients(system: System, start: Tensor) -> Coefficients:
         system.volumes,
         system.volumes * system.fixed_charge,
         system.valences,
-        torch.stack([spring, spring * level + charge, level], dim=-1),
-        start,
+        torch.stack([spring, spring * level + charge], dim=-1),
+        start.concentrations,
+        start.potential,
     )
 
 

@@ -24,7 +24,8 @@ from torch import Tensor
 from . import lanes
 from .inputs import each_tensor
 from .resting import rest_adjoint_in, rest_in
-from .stepping import Steps, march_in
+from .stepping import Steps
+from .stepping import march as march_on_cpu
 
 THREADS = 32
 """Threads of a block: one warp, so that few cells spread over all multiprocessors."""
@@ -147,7 +148,7 @@ def _kernel(function: Any) -> Any:
     return kernel
 
 
-_rest_in, _rest_adjoint_in, _march_in = map(on_gpu, (rest_in, rest_adjoint_in, march_in))
+_rest_in, _rest_adjoint_in, _march = map(on_gpu, (rest_in, rest_adjoint_in, march_on_cpu))
 
 
 @_kernel
@@ -215,12 +216,11 @@ def _marching(general: Any) -> Any:
             cuda.local.array(1, np.float64),
             cuda.local.array(1, np.float64),
             cuda.local.array(1, np.bool_),
-            cuda.local.array(1, np.bool_),
             cuda.local.array(1, np.int64),
         )
         for place in range(thread, cells.size, work.shape[1]):
             own = cells[place : place + 1]
-            _march_in(
+            _march(
                 column,
                 group,
                 steps,

@@ -1,65 +1,79 @@
 r"""Derivatives of transients: the steps that :func:`pnp.compiled.stepping.march` recorded, from the last to the first.
 
-Both stages of a step are equations :math:`F(u, u_0, p) = V(c - \ldots) + \tau\,\nabla\!\cdot J(u) + \ldots = 0` with
-Gauss's law. With :math:`\lambda` from the transposed equations :math:`(\partial F/\partial u)^\top\lambda = \bar u`,
-derivatives by everything else are :math:`-\lambda^\top\,\partial F/\partial p`. What the rate at the start adds to the
-first stage needs the fluxes of the state at which the step before ended, so it waits until that one has its turn.
+Every step is begun once more from its recorded start, for its increments and its matrix W; the last two increments
+follow from what was recorded. With
+:math:`\lambda_i` from the transposed equations of its stages, from the last to the first,
+
+.. math:: W^\top\lambda_i = \bar u_1 b_i + \sum_{j>i} (a_{ji}\,q_j + \gamma c_{ji} V\lambda_j), \qquad
+          q_j = \Big(\frac{\partial r}{\partial u}\Big)^\top_{u_j} \lambda_j,
+
+where r are the right-hand sides, the start of the step has the derivative
+:math:`\bar u_1 + \sum_j q_j - \partial_{u_0} \sum_i \lambda_i^\top W(u_0)\,U_i`, and all numbers that of
+:math:`\sum_i \lambda_i^\top (r_i - W U_i)`.
 """
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..solvers.time_step import GAMMA, SPAN
-from .bernoulli import bernoulli
-from .lanes import get, inlined, kernel, lanes_in, load, put, splat, store
-from .stepping import CELL, DURATION, EULER, OUTPUT, STATES, solve_block
-
-(
-    STIFFNESS,
-    VOLUME,
+from ..solvers.rosenbrock import SHARE
+from .bernoulli import bernoulli, bernoulli_curvature
+from .lanes import any_lane, get, inlined, kernel, lanes_in, load, opposite, put, splat, store
+from .stepping import (
+    CELL,
+    CONCENTRATIONS,
+    DURATION,
+    FIXED,
+    LEFT_SPRING,
+    OUTPUT,
     POTENTIAL,
-    MIDDLE,
-    OF_STIFFNESS,
-    OF_VOLUME,
-    OF_FIXED,
-    SPECIES,
-) = range(8)
-"""Rows of a node: permittivity over the spacing to its right, control volume, potential, the same in the middle of the
-step, derivatives by the first two and by the fixed charge in the volume; from there on, eleven for every species:"""
-(
-    CONCENTRATION,
-    IN_MIDDLE,
-    AT_START,
-    MOBILITY,
-    OF_MOBILITY,
-    OF_START,
-    EXPLICIT,
-    FLUX,
-    AHEAD,
-    BACK,
-    SLOPE,
-) = range(11)
-"""Concentration, the same in the middle and at the start of the step; mobility over the spacing to the right and the
-derivative by it; derivative by the start of the step, and its part by the rate there; of the edge to the right flux
-over mobility and derivatives of the flux by the concentrations on either side and by the drop of the exponent.
-Then S + 1 rows of what is to be solved for, S + 1 of y and a square matrix X."""
-PER_SPECIES = 11
-STAGE, BY_MIDDLE, BY_START, NEXT, ENDS, VALENCE = 0, 1, 2, 3, 4, 12
-"""Rows of a cell, after its nodes: implicit length of a stage, weights of middle and start in its known part, explicit
-length of a first stage; spring, derivatives by spring, charge and level of either end; then valences, derivatives by
-them, and the equations of one node."""
+    RIGHT_SPRING,
+    STAGE,
+    STAGES,
+    START,
+    STATES,
+    STIFFNESS,
+    VALENCE,
+    VOLUME,
+    A,
+    C,
+    factorise,
+    increments_at,
+    inverse_at,
+    reach,
+    rows_of_node,
+    stage_down,
+    stage_up,
+)
+
+OF_STIFFNESS, OF_VOLUME, OF_FIXED, OF_MOBILITIES = range(4)
+"""Rows of a node beside those of the steps: derivatives by what :class:`Coefficients` list; from there on S of them,
+and for every stage S + 1 multipliers and S + 1 derivatives q by the state that it looked at. Those of the last stage
+begin as the derivatives by the end of the step."""
+ENDS, OF_VALENCES = 0, 4
+"""Rows of a cell, after its nodes: derivatives by spring and charge of either end, and by the valences."""
 
 
 @inlined
-def _rows_of_node(species: int) -> int:
-    return SPECIES + PER_SPECIES * species + (species + 1) * (species + 3)
+def _multipliers_at(species: int) -> int:
+    return OF_MOBILITIES + species
+
+
+@inlined
+def _pulled_at(species: int) -> int:
+    return OF_MOBILITIES + species + STAGES * (species + 1)
+
+
+@inlined
+def _rows(species: int) -> int:
+    """Of a node."""
+    return OF_MOBILITIES + species + 2 * STAGES * (species + 1)
 
 
 @kernel
 def row_count(nodes: int, species: int) -> int:
-    """How many rows the work of one group takes."""
-    return nodes * _rows_of_node(species) + VALENCE + 2 * species + (species + 1) * (2 * species + 3)
+    """How many rows the derivatives of one group take."""
+    return nodes * _rows(species) + OF_VALENCES + species
 
 
 class Coefficients(NamedTuple):
@@ -70,16 +84,19 @@ class Coefficients(NamedTuple):
     volumes: Any  # (B, N)
     fixed: Any  # (B, N), fixed charge in the volumes
     valences: Any  # (B, S)
-    ends: Any  # (B, 2, 3), spring, charge at no potential, and potential where it is held
+    ends: Any  # (B, 2, 2), spring, and charge at no potential
     start: Any  # (B, S, N), concentrations
+    potential: Any  # (B, N), at the start
 
 
 @kernel
 def march_adjoint(
     work: Any,
+    back: Any,
     cells: Any,
     tape: Any,
     given: Coefficients,
+    general: Any,
     held: Any,
     baths: Any,
     by_potential: Any,
@@ -88,43 +105,41 @@ def march_adjoint(
 ) -> None:
     """Derivatives of a number with respect to all that is `given`, from those `by` results `(B, T, ...)`.
 
-    `cells` are at most as many as there are lanes, and the `tape` has their steps. The potential at the start does not
-    matter, because the first step is by backward Euler.
+    `cells` are at most as many as there are lanes, and the `tape` has their steps; `work` is as for the steps, `back`
+    has rows of its own. `general` is None for two species.
     """
     species, nodes = given.start.shape[1:]
     count = lanes_in(work)
-    group, steps = np.empty(count, np.int64), np.empty(count, np.int64)
+    group, steps, before = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.int64)
     for lane in range(count):
         group[lane] = cells[min(lane, cells.size - 1)]
         steps[lane] = _step_before(tape, tape.shape[0], group[lane]) if lane < cells.size else -1
-    _pack(work, group, given)
+    _pack(work, back, group, given)
     while np.any(steps >= 0):
         for lane in range(count):
-            if steps[lane] >= 0:
-                step, cell = tape[steps[lane]], group[lane]
-                _put_states(work, nodes, species, lane, step)
-                before = _step_before(tape, steps[lane], cell)
-                if before >= 0:
-                    _put_start(work, nodes, species, lane, tape[before, STATES:])
-                else:
-                    _put_start(work, nodes, species, lane, given.start[cell].ravel())
-                if step[OUTPUT] >= 0:
-                    output = int(step[OUTPUT])
-                    _add_output(work, lane, by_potential[cell, output], by_concentrations[cell, output])
-        for stage in range(2, 0, -1):
-            for lane in range(count):
-                if steps[lane] >= 0:
-                    _put_stage(work, nodes, species, lane, tape[steps[lane]], stage)
-            _eliminate(work, nodes, species, held, baths)
-            _gather(work, nodes, species, held, baths)
-        _go_on(work, nodes, species)
+            before[lane] = _step_before(tape, steps[lane], group[lane]) if steps[lane] >= 0 else -1
+        _put_step(work, group, steps, before, tape, given)
+        for lane in range(count):
+            if steps[lane] >= 0 and tape[steps[lane], OUTPUT] >= 0:
+                cell, output = group[lane], int(tape[steps[lane], OUTPUT])
+                _add_output(back, lane, by_potential[cell, output], by_concentrations[cell, output])
+        factorise(work, nodes, species, general, held, baths)
+        stage_up(work, nodes, species, general, 0)
+        for stage in range(1, STAGES - 2):
+            stage_down(work, nodes, species, general, stage, held, baths)
+            stage_up(work, nodes, species, general, stage)
+        _find_last(work, nodes, species)
+        for i in range(STAGES):
+            _multiply(work, back, nodes, species, general, STAGES - 1 - i, held, baths)
+            _pull(work, back, nodes, species, general, STAGES - 1 - i, held, baths)
+        _through_matrix(work, back, nodes, species, general, baths)
         for lane in range(count):
             if steps[lane] >= 0:
-                steps[lane] = _step_before(tape, steps[lane], group[lane])
+                steps[lane] = before[lane]
                 if steps[lane] < 0:
-                    _take_start(work, lane, found.start[group[lane]])
+                    _take_start(back, lane, found.start[group[lane]], found.potential[group[lane]])
     for lane in range(cells.size):
-        _unpack(work, lane, group[lane], found)
+        _unpack(back, lane, group[lane], found)
 
 
 @kernel
@@ -136,294 +151,315 @@ def _step_before(tape: Any, step: int, cell: int) -> int:
     return step
 
 
-@inlined
-def _edge(work: Any, base: int, next_: int, valence: int, species: int) -> None:
-    """Flux to the right of a node and its derivatives."""
-    jump = load(work, next_ + POTENTIAL) - load(work, base + POTENTIAL)
-    for s in range(species):
-        at = SPECIES + PER_SPECIES * s
-        mobility = load(work, base + at + MOBILITY)
-        here, there = load(work, base + at + CONCENTRATION), load(work, next_ + at + CONCENTRATION)
-        ahead, back, slope = bernoulli(load(work, valence + s) * jump)
-        store(work, base + at + FLUX, ahead * here - back * there)
-        store(work, base + at + AHEAD, mobility * ahead)
-        store(work, base + at + BACK, mobility * back)
-        store(work, base + at + SLOPE, mobility * (slope * here - (1.0 + slope) * there))
-
-
 @kernel
-def _eliminate(work: Any, nodes: int, species: int, held: Any, baths: Any) -> None:
-    """Eliminate the transposed equations of a stage from the left.
-
-    A balance that a bath replaces, and Gauss's law where the potential is held, pass nothing to other nodes.
-    """
-    fields, size = _rows_of_node(species), species + 1
-    own = nodes * fields
-    valence = own + VALENCE
-    block, width = valence + 2 * species, 2 * size + 1
-    bottom = block + species * width
-    by_state = SPECIES + PER_SPECIES * species
-    y = by_state + size
-    x = y + size
-    tau = load(work, own + STAGE)
+def _multiply(
+    work: Any, back: Any, nodes: int, species: int, general: Any, stage: int, held: Any, baths: Any
+) -> None:
+    """Begin the multipliers of a stage: its transposed equations from the left, with the factors of the step."""
+    if general is None:
+        species = 2  # as a constant
+    fields, rows, size = rows_of_node(species), _rows(species), species + 1
+    x = inverse_at(species) - size * size
+    multipliers, pulled = _multipliers_at(species), _pulled_at(species)
+    own = multipliers + stage * size
     for k in range(nodes):
-        base = k * fields
-        before, next_ = base - fields, base + fields
-        # Implicit length of the stage in the balances of this node and of its neighbours.
-        here = splat(work, 0.0) if baths[k] else tau
-        left = tau if k > 0 and not baths[k - 1] else splat(work, 0.0)
-        right = tau if k < nodes - 1 and not baths[k + 1] else splat(work, 0.0)
-        volume = load(work, base + VOLUME)
-        for entry in range(block, block + size * width):
-            store(work, entry, splat(work, 0.0))
-        gauss = load(work, base + by_state + species)
-        if k < nodes - 1:
-            _edge(work, base, next_, valence, species)
-        for s in range(species):
-            at, row, z = SPECIES + PER_SPECIES * s, block + s * width, load(work, valence + s)
-            rhs, explicit = load(work, base + by_state + s), load(work, base + at + EXPLICIT)
-            diagonal, by_potential = splat(work, 1.0) if baths[k] else volume, splat(work, 0.0)
-            if k < nodes - 1:
-                ahead, slope = load(work, base + at + AHEAD), z * load(work, base + at + SLOPE)
-                diagonal, by_potential = diagonal + here * ahead, by_potential - here * slope
-                store(work, row + size + s, -right * ahead)
-                store(work, bottom + size + s, right * slope)
-                share = explicit - load(work, next_ + at + EXPLICIT)
-                rhs, gauss = rhs - ahead * share, gauss + slope * share
+        base, beside = k * fields, k * rows
+        weight = SHARE * load(work, base + VOLUME)
+        for s in range(size):
+            value, remembered = splat(work, 0.0), splat(work, 0.0)
+            if stage == STAGES - 1:
+                value = load(back, beside + pulled + stage * size + s)
+            for j in range(stage + 1, STAGES):
+                value = value + A[j, stage] * load(back, beside + pulled + j * size + s)
+                if s < species:
+                    remembered = remembered + C[j, stage] * load(back, beside + multipliers + j * size + s)
+            if s < species and not baths[k]:
+                value = value + weight * remembered
             if k > 0:
-                back, slope = load(work, before + at + BACK), z * load(work, before + at + SLOPE)
-                diagonal, by_potential = diagonal + here * back, by_potential - here * slope
-                share, known = load(work, before + at + EXPLICIT) - explicit, load(work, before + y + s)
-                back, slope = left * back, left * slope
-                rhs = rhs + load(work, before + at + BACK) * share + back * known
-                gauss = gauss - z * load(work, before + at + SLOPE) * share - slope * known
                 for t in range(size):
-                    passed = load(work, before + x + s * size + t)
-                    store(work, row + t, back * passed)
-                    store(work, bottom + t, load(work, bottom + t) - slope * passed)
-            if not held[k]:
-                store(work, row + species, load(work, row + species) - z * volume)
-            store(work, row + s, load(work, row + s) + diagonal)
-            store(work, row + 2 * size, rhs)
-            store(work, bottom + s, load(work, bottom + s) + by_potential)
-        diagonal = splat(work, 1.0) if held[k] else splat(work, 0.0)
-        if k < nodes - 1:
-            stiffness = load(work, base + STIFFNESS)
-            if not held[k]:
-                diagonal = diagonal + stiffness
-            if not held[k + 1]:
-                store(work, bottom + size + species, -stiffness)
-        if k > 0:
-            stiffness = load(work, before + STIFFNESS)
-            if not held[k]:
-                diagonal = diagonal + stiffness
-            if not held[k - 1]:
-                gauss = gauss + stiffness * load(work, before + y + species)
-                for t in range(size):
-                    passed = stiffness * load(work, before + x + species * size + t)
-                    store(work, bottom + t, load(work, bottom + t) + passed)
-        if (k == 0 or k == nodes - 1) and not held[k]:
-            diagonal = diagonal + load(work, own + ENDS + (0 if k == 0 else 4))
-        store(work, bottom + species, load(work, bottom + species) + diagonal)
-        store(work, bottom + 2 * size, gauss)
-        solve_block(work, block, size)
-        for s in range(size):
-            row = block + s * width + size
-            for t in range(size):
-                store(work, base + x + s * size + t, load(work, row + t))
-            store(work, base + y + s, load(work, row + size))
+                    known = load(back, beside - rows + own + t)
+                    value = value - load(work, base - fields + x + t * size + s) * known
+            store(back, beside + own + s, value)
 
 
 @kernel
-def _gather(work: Any, nodes: int, species: int, held: Any, baths: Any) -> None:
-    """Substitute back, and from the multipliers the derivatives by all numbers and by the states before.
+def _pull(
+    work: Any, back: Any, nodes: int, species: int, general: Any, stage: int, held: Any, baths: Any
+) -> None:
+    """The multipliers from the right, and derivatives of the right-hand side by the state that the stage looked at.
 
-    The state in the middle of the step is the next one.
+    And by all numbers.
     """
-    fields, size = _rows_of_node(species), species + 1
-    own = nodes * fields
-    valence = own + VALENCE
-    by_state = SPECIES + PER_SPECIES * species
-    y = by_state + size
-    x = y + size
-    for i in range(1, nodes):
-        base = (nodes - 1 - i) * fields
+    if general is None:
+        species = 2
+    fields, rows, size = rows_of_node(species), _rows(species), species + 1
+    valence, of_valences = nodes * fields + VALENCE, nodes * rows + OF_VALENCES
+    spare = valence + 3 * species
+    known, alphas = CONCENTRATIONS + 3 * species, CONCENTRATIONS + 4 * species
+    inverse, increments = inverse_at(species), increments_at(species) + stage * size
+    own, pulled = _multipliers_at(species) + stage * size, _pulled_at(species) + stage * size
+    none, tau = splat(work, 0.0), load(work, nodes * fields + STAGE)
+    for i in range(nodes):
+        k = nodes - 1 - i
+        base, beside = k * fields, k * rows
+        next_, later = base + fields, beside + rows
+        # Transposed substitution.
+        potential = load(back, beside + own + species)
+        if i > 0 and not held[k + 1]:
+            potential = potential + load(work, base + STIFFNESS) * load(back, later + own + species)
+        for s in range(species):
+            value = load(back, beside + own + s)
+            if i > 0:
+                multiplier = load(back, later + own + s)
+                potential = potential - load(work, next_ + alphas + species + s) * multiplier
+                value = value + load(work, next_ + alphas + s) * multiplier
+            store(work, spare + s, value)
+        store(work, spare + species, potential)
         for s in range(size):
-            multiplier = load(work, base + y + s)
+            product = none
             for t in range(size):
-                passed = load(work, base + x + s * size + t)
-                multiplier = multiplier - passed * load(work, base + fields + y + t)
-            store(work, base + y + s, multiplier)
-    none = splat(work, 0.0)
-    tau, next_explicit = load(work, own + STAGE), load(work, own + NEXT)
-    by_middle, by_start = load(work, own + BY_MIDDLE), load(work, own + BY_START)
-    for k in range(nodes):
-        base = k * fields
-        next_ = base + fields
+                product = product + load(work, base + inverse + t * size + s) * load(work, spare + t)
+            store(back, beside + own + s, product)
+        # Derivatives by the state.
+        reach(work, base, species, stage)
         volume, potential = load(work, base + VOLUME), load(work, base + POTENTIAL)
-        multiplier = load(work, base + y + species)
+        at_end = potential + load(work, base + increments + species)
+        gauss = none if held[k] else load(back, beside + own + species)
+        by_potential = load(back, beside + pulled + species) if stage == STAGES - 1 else none
         if k == 0 or k == nodes - 1:
-            end = own + ENDS + (0 if k == 0 else 4)
-            if held[k]:
-                store(work, end + 3, load(work, end + 3) + multiplier)
-            else:
-                store(work, end + 1, load(work, end + 1) - multiplier * potential)
-                store(work, end + 2, load(work, end + 2) + multiplier)
-        gauss = none if held[k] else multiplier
-        jump = none
-        if k < nodes - 1:
+            end = nodes * rows + ENDS + (0 if k == 0 else 2)
+            spring = nodes * fields + (LEFT_SPRING if k == 0 else RIGHT_SPRING)
+            store(back, end, load(back, end) - gauss * at_end)
+            store(back, end + 1, load(back, end + 1) + gauss)
+            by_potential = by_potential - load(work, spring) * gauss
+        jump, by_next, before = none, none, none
+        if i > 0:
             jump = load(work, next_ + POTENTIAL) - potential
-            strain = gauss - (none if held[k + 1] else load(work, next_ + y + species))
-            store(work, base + OF_STIFFNESS, load(work, base + OF_STIFFNESS) + strain * jump)
-        of_volume = load(work, base + OF_VOLUME)
+            gain = load(work, next_ + POTENTIAL) + load(work, next_ + increments + species) - at_end
+            strain = gauss - (none if held[k + 1] else load(back, later + own + species))
+            store(back, beside + OF_STIFFNESS, load(back, beside + OF_STIFFNESS) + strain * gain)
+            by_next = load(work, base + STIFFNESS) * strain
+            by_potential = by_potential - by_next
+        of_volume = load(back, beside + OF_VOLUME)
+        ahead, behind, slope = none, none, none
         for s in range(species):
-            at, z = base + SPECIES + PER_SPECIES * s, load(work, valence + s)
-            c, middle, start = (
-                load(work, at + CONCENTRATION),
-                load(work, at + IN_MIDDLE),
-                load(work, at + AT_START),
-            )
-            multiplier = load(work, base + y + s)
-            balance = none if baths[k] else multiplier
-            of_volume = of_volume + gauss * z * c - balance * (c - by_middle * middle - by_start * start)
-            of_valence = load(work, valence + species + s) + gauss * volume * c
-            if k < nodes - 1:
-                beyond = none if baths[k + 1] else load(work, next_ + y + s)
-                after = next_ + SPECIES + PER_SPECIES * s
-                through = tau * (balance - beyond) + load(work, at + EXPLICIT) - load(work, after + EXPLICIT)
-                of_valence = of_valence - through * jump * load(work, at + SLOPE)
-                of_mobility = load(work, at + OF_MOBILITY) - through * load(work, at + FLUX)
-                store(work, at + OF_MOBILITY, of_mobility)
-            store(work, valence + species + s, of_valence)
-            store(work, at + EXPLICIT, next_explicit * balance)
-            store(work, base + by_state + s, by_middle * volume * balance)
-            # A bath is the start for good.
-            of_start = multiplier if baths[k] else by_start * volume * balance
-            store(work, at + OF_START, load(work, at + OF_START) + of_start)
-            store(work, at + CONCENTRATION, middle)
-        store(work, base + OF_VOLUME, of_volume)
-        store(work, base + OF_FIXED, load(work, base + OF_FIXED) + gauss)
-        store(work, base + by_state + species, none)
-        store(work, base + POTENTIAL, load(work, base + MIDDLE))
+            z, at = load(work, valence + s), base + CONCENTRATIONS + s
+            here, increment = load(work, at), load(work, base + increments + s)
+            multiplier = none if baths[k] else load(back, beside + own + s)
+            of_volume = of_volume + gauss * z * (here + increment)
+            of_volume = of_volume + multiplier * (SHARE * load(work, base + known + s) - increment)
+            of_valence = load(back, of_valences + s) + gauss * volume * (here + increment)
+            by_here = gauss * z * volume
+            if stage == STAGES - 1:
+                by_here = by_here + load(back, beside + pulled + s)
+            if i > 0:
+                there = load(work, at + fields)
+                if s == 0 or any_lane(opposite(z == -before)):
+                    ahead, behind, slope = bernoulli(z * jump)
+                else:  # of the other sign, as in a salt
+                    ahead, behind, slope = behind, ahead, -1.0 - slope
+                before = z
+                beyond = none if baths[k + 1] else load(back, later + own + s)
+                through = tau * (multiplier - beyond)
+                of_mobility = load(back, beside + OF_MOBILITIES + s)
+                of_mobility = of_mobility - through * (ahead * here - behind * there)
+                store(back, beside + OF_MOBILITIES + s, of_mobility)
+                through = through * load(work, at + 2 * species)
+                by_drop = through * (slope * here - (1.0 + slope) * there)
+                of_valence = of_valence - by_drop * jump
+                by_here = by_here - through * ahead
+                store(back, later + pulled + s, load(back, later + pulled + s) + through * behind)
+                by_potential = by_potential + z * by_drop
+                by_next = by_next - z * by_drop
+            store(back, beside + pulled + s, by_here)
+            store(back, of_valences + s, of_valence)
+        store(back, beside + pulled + species, by_potential)
+        if i > 0:
+            store(back, later + pulled + species, load(back, later + pulled + species) + by_next)
+        store(back, beside + OF_VOLUME, of_volume)
+        store(back, beside + OF_FIXED, load(back, beside + OF_FIXED) + gauss)
 
 
 @kernel
-def _go_on(work: Any, nodes: int, species: int) -> None:
-    """What was found for the start of a step is known of the end of the one before."""
-    fields = _rows_of_node(species)
+def _through_matrix(work: Any, back: Any, nodes: int, species: int, general: Any, baths: Any) -> None:
+    """What the matrix adds; then all derivatives by the start, which is the end of the step before."""
+    if general is None:
+        species = 2
+    fields, rows, size = rows_of_node(species), _rows(species), species + 1
+    valence, of_valences = nodes * fields + VALENCE, nodes * rows + OF_VALENCES
+    starts, increments = CONCENTRATIONS + species, increments_at(species)
+    multipliers, pulled = _multipliers_at(species), _pulled_at(species)
+    last = pulled + (STAGES - 1) * size
+    none, tau = splat(work, 0.0), load(work, nodes * fields + STAGE)
     for k in range(nodes):
+        for s in range(size):
+            total = none
+            for j in range(STAGES):
+                total = total + load(back, k * rows + pulled + j * size + s)
+            store(back, k * rows + last + s, total)
+    for k in range(nodes - 1):
+        base, beside = k * fields, k * rows
+        next_, later = base + fields, beside + rows
+        jump = load(work, next_ + START) - load(work, base + START)
+        by_potential, before = none, none
+        ahead, behind, slope, curvature = none, none, none, none
         for s in range(species):
-            at = k * fields + SPECIES + PER_SPECIES * s + OF_START
-            store(work, k * fields + SPECIES + PER_SPECIES * species + s, load(work, at))
-            store(work, at, splat(work, 0.0))
+            z, at = load(work, valence + s), base + starts + s
+            here, there = load(work, at), load(work, at + fields)
+            left, right, strained = none, none, none
+            for j in range(STAGES):
+                own = multipliers + j * size + s
+                weight = none if baths[k] else load(back, beside + own)
+                if not baths[k + 1]:
+                    weight = weight - load(back, later + own)
+                here_j = base + increments + j * size
+                left = left + weight * load(work, here_j + s)
+                right = right + weight * load(work, here_j + fields + s)
+                gain = load(work, here_j + fields + species) - load(work, here_j + species)
+                strained = strained + weight * gain
+            left, right, strained = tau * left, tau * right, tau * strained
+            if s == 0 or any_lane(opposite(z == -before)):
+                ahead, behind, slope = bernoulli(z * jump)
+                curvature = bernoulli_curvature(z * jump)
+            else:
+                ahead, behind, slope = behind, ahead, -1.0 - slope
+            before = z
+            by_drop = slope * here - (1.0 + slope) * there
+            of_mobility = ahead * left - behind * right + z * by_drop * strained
+            store(back, beside + OF_MOBILITIES + s, load(back, beside + OF_MOBILITIES + s) - of_mobility)
+            mobility = load(work, at + species)
+            curved = z * curvature * (here - there) * strained
+            turned = mobility * (slope * left - (1.0 + slope) * right + curved)
+            strained = mobility * strained
+            of_valence = load(back, of_valences + s) - jump * turned - by_drop * strained
+            store(back, of_valences + s, of_valence)
+            strained = z * strained
+            store(back, beside + last + s, load(back, beside + last + s) - slope * strained)
+            store(back, later + last + s, load(back, later + last + s) + (1.0 + slope) * strained)
+            by_potential = by_potential + z * turned
+        row = last + species
+        store(back, beside + row, load(back, beside + row) + by_potential)
+        store(back, later + row, load(back, later + row) - by_potential)
 
 
 @kernel
-def _put_stage(work: Any, nodes: int, species: int, lane: int, step: Any, stage: int) -> None:
-    """Lengths and weights of a stage, as in :class:`pnp.solvers.time_step.Step`."""
-    own = nodes * _rows_of_node(species)
-    length, euler, second = step[DURATION], step[EULER] > 0.0, stage == 2
-    weight = 1.0 if euler else 1 / SPAN
-    share = GAMMA / 2
-    if euler:
-        share = 1 - GAMMA if second else GAMMA
-    put(work, own + STAGE, lane, length * share)
-    put(work, own + BY_MIDDLE, lane, weight if second else 0.0)
-    put(work, own + BY_START, lane, 1.0 - weight if second else 1.0)
-    put(work, own + NEXT, lane, 0.0 if second or euler else length * share)
+def _put_step(work: Any, group: Any, steps: Any, before: Any, tape: Any, given: Coefficients) -> None:
+    """Length and start of every cell's step, and in the place of its last two increments what was recorded of it.
 
-
-@kernel
-def _put_states(work: Any, nodes: int, species: int, lane: int, step: Any) -> None:
-    """End and middle of a recorded step."""
-    fields = _rows_of_node(species)
+    `before` are the steps before these, or -1.
+    """
+    species, nodes = given.start.shape[1:]
+    fields, size = rows_of_node(species), species + 1
+    last = increments_at(species) + (STAGES - 1) * size
+    for lane in range(lanes_in(work)):
+        if steps[lane] >= 0:
+            put(work, nodes * fields + STAGE, lane, SHARE * tape[steps[lane], DURATION])
     for k in range(nodes):
         base = k * fields
-        end, middle = STATES + k, STATES + (species + 1) * nodes + k
-        for s in range(species):
-            at = base + SPECIES + PER_SPECIES * s
-            put(work, at + CONCENTRATION, lane, step[end + s * nodes])
-            put(work, at + IN_MIDDLE, lane, step[middle + s * nodes])
-        put(work, base + POTENTIAL, lane, step[end + species * nodes])
-        put(work, base + MIDDLE, lane, step[middle + species * nodes])
+        for s in range(size):
+            own = base + POTENTIAL if s == species else base + CONCENTRATIONS + s
+            start = base + START if s == species else base + CONCENTRATIONS + species + s
+            for lane in range(lanes_in(work)):
+                if before[lane] >= 0:
+                    value = tape[before[lane], STATES + s * nodes + k]
+                elif s == species:
+                    value = given.potential[group[lane], k]
+                else:
+                    value = given.start[group[lane], s, k]
+                put(work, own, lane, value)
+                put(work, start, lane, value)
+                if steps[lane] >= 0:
+                    put(work, base + last + s, lane, tape[steps[lane], STATES + s * nodes + k])
+                    recorded = tape[steps[lane], STATES + (size + s) * nodes + k]
+                    put(work, base + last - size + s, lane, recorded)
 
 
 @kernel
-def _put_start(work: Any, nodes: int, species: int, lane: int, concentrations: Any) -> None:
-    """Concentrations at the start of a step, from a row of numbers."""
-    fields = _rows_of_node(species)
+def _find_last(work: Any, nodes: int, species: int) -> None:
+    """The last increment is what takes the state that its stage looked at to the end of the step."""
+    fields, size = rows_of_node(species), species + 1
+    increments = increments_at(species)
     for k in range(nodes):
-        for s in range(species):
-            at = k * fields + SPECIES + PER_SPECIES * s
-            put(work, at + AT_START, lane, concentrations[s * nodes + k])
+        base = k * fields
+        for s in range(size):
+            start = base + START if s == species else base + CONCENTRATIONS + species + s
+            last = base + increments + (STAGES - 1) * size + s
+            value = load(work, last) - load(work, start)
+            for j in range(STAGES - 1):
+                value = value - A[STAGES - 1, j] * load(work, base + increments + j * size + s)
+            store(work, last, value)
 
 
 @kernel
-def _add_output(work: Any, lane: int, by_potential: Any, by_concentrations: Any) -> None:
+def _add_output(back: Any, lane: int, by_potential: Any, by_concentrations: Any) -> None:
     """What an output adds to the derivatives by the end of the step that arrived at it."""
     species, nodes = by_concentrations.shape
-    fields = _rows_of_node(species)
+    rows, last = _rows(species), _pulled_at(species) + (STAGES - 1) * (species + 1)
     for k in range(nodes):
-        at = k * fields + SPECIES + PER_SPECIES * species
+        at = k * rows + last
         for s in range(species):
-            put(work, at + s, lane, get(work, at + s, lane) + by_concentrations[s, k])
-        put(work, at + species, lane, get(work, at + species, lane) + by_potential[k])
+            put(back, at + s, lane, get(back, at + s, lane) + by_concentrations[s, k])
+        put(back, at + species, lane, get(back, at + species, lane) + by_potential[k])
 
 
 @kernel
-def _take_start(work: Any, lane: int, of_start: Any) -> None:
+def _take_start(back: Any, lane: int, of_start: Any, of_potential: Any) -> None:
     """Read off the derivatives by the start of a transient, and leave nothing to go on with."""
     species, nodes = of_start.shape
-    fields = _rows_of_node(species)
+    rows, last = _rows(species), _pulled_at(species) + (STAGES - 1) * (species + 1)
     for k in range(nodes):
+        at = k * rows + last
         for s in range(species):
-            at = k * fields + SPECIES + PER_SPECIES * species + s
-            of_start[s, k] = get(work, at, lane)
-            put(work, at, lane, 0.0)
-            put(work, k * fields + SPECIES + PER_SPECIES * s + EXPLICIT, lane, 0.0)
+            of_start[s, k] = get(back, at + s, lane)
+            put(back, at + s, lane, 0.0)
+        of_potential[k] = get(back, at + species, lane)
+        put(back, at + species, lane, 0.0)
 
 
 @kernel
-def _pack(work: Any, group: Any, given: Coefficients) -> None:
-    """Put the numbers of a group of cells side by side, and zeros everywhere else."""
+def _pack(work: Any, back: Any, group: Any, given: Coefficients) -> None:
+    """Put the numbers of a group of cells side by side, and zeros where derivatives will be."""
     species, nodes = given.start.shape[1:]
-    fields = _rows_of_node(species)
+    fields = rows_of_node(species)
     own = nodes * fields
-    for row in range(own + VALENCE + 2 * species):
-        store(work, row, splat(work, 0.0))
+    store(work, own + STAGE, splat(work, 0.0))
+    for row in range(row_count(nodes, species)):
+        store(back, row, splat(back, 0.0))
     for lane in range(lanes_in(work)):
         cell = group[lane]
         for k in range(nodes):
             base = k * fields
             put(work, base + VOLUME, lane, given.volumes[cell, k])
+            put(work, base + FIXED, lane, given.fixed[cell, k])
             if k < nodes - 1:
                 put(work, base + STIFFNESS, lane, given.stiffness[cell, k])
                 for s in range(species):
-                    at = base + SPECIES + PER_SPECIES * s
-                    put(work, at + MOBILITY, lane, given.mobilities[cell, s, k])
+                    at = base + CONCENTRATIONS + 2 * species + s
+                    put(work, at, lane, given.mobilities[cell, s, k])
         for side in range(2):
-            put(work, own + ENDS + 4 * side, lane, given.ends[cell, side, 0])
+            end = own + (LEFT_SPRING if side == 0 else RIGHT_SPRING)
+            put(work, end, lane, given.ends[cell, side, 0])
+            put(work, end + 1, lane, given.ends[cell, side, 1])
         for s in range(species):
             put(work, own + VALENCE + s, lane, given.valences[cell, s])
 
 
 @kernel
-def _unpack(work: Any, lane: int, cell: int, found: Coefficients) -> None:
+def _unpack(back: Any, lane: int, cell: int, found: Coefficients) -> None:
     """Read off the derivatives by the numbers of one cell."""
     species, nodes = found.start.shape[1:]
-    fields = _rows_of_node(species)
-    own = nodes * fields
+    rows = _rows(species)
+    own = nodes * rows
     for k in range(nodes):
-        base = k * fields
-        found.volumes[cell, k] = get(work, base + OF_VOLUME, lane)
-        found.fixed[cell, k] = get(work, base + OF_FIXED, lane)
+        beside = k * rows
+        found.volumes[cell, k] = get(back, beside + OF_VOLUME, lane)
+        found.fixed[cell, k] = get(back, beside + OF_FIXED, lane)
         if k < nodes - 1:
-            found.stiffness[cell, k] = get(work, base + OF_STIFFNESS, lane)
+            found.stiffness[cell, k] = get(back, beside + OF_STIFFNESS, lane)
             for s in range(species):
-                at = base + SPECIES + PER_SPECIES * s
-                found.mobilities[cell, s, k] = get(work, at + OF_MOBILITY, lane)
+                found.mobilities[cell, s, k] = get(back, beside + OF_MOBILITIES + s, lane)
     for side in range(2):
-        for what in range(3):
-            found.ends[cell, side, what] = get(work, own + ENDS + 4 * side + 1 + what, lane)
+        for what in range(2):
+            found.ends[cell, side, what] = get(back, own + ENDS + 2 * side + what, lane)
     for s in range(species):
-        found.valences[cell, s] = get(work, own + VALENCE + species + s, lane)
+        found.valences[cell, s] = get(back, own + OF_VALENCES + s, lane)

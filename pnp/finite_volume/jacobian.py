@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from ..elementary import exp
-from ..system import CURRENT, End, State, System
+from ..system import CURRENT, Batched, End, State, System
 from .fluxes import scharfetter_gummel_derivatives
 from .kinetics import Production, log_activities, mass_action
 from .residual import edge_coefficients, electrode_production, held_nodes
 
 
 @dataclass(frozen=True, eq=False)
-class Tridiagonal:
+class Tridiagonal(Batched):
     """Coefficients of the left neighbour, the node itself and the right neighbour, `(..., N)` each.
 
     The first of `lower` and the last of `upper` are zero.
@@ -56,7 +56,7 @@ class Tridiagonal:
 
 
 @dataclass(frozen=True, eq=False)
-class Jacobian:
+class Jacobian(Batched):
     """The parts of the linearised equations, residuals first, unknowns second.
 
     `transport` couples the concentrations of a species with each other, `(B, S, N)`, and `migration` with the
@@ -71,6 +71,12 @@ class Jacobian:
     fields: Tridiagonal
     charge: Tensor
     kinetics: Tensor | None
+
+    def __matmul__(self, change: State) -> tuple[Tensor, Tensor]:
+        """Changes of the residuals of species `(B, S, N)` and fields `(B, P, N)` where nothing reacts."""
+        c, fields = change.concentrations, change.fields
+        species = self.transport @ c + (self.migration @ fields[:, None]).sum(2)
+        return species, (self.charge * c[:, None]).sum(2) + (self.fields @ fields[:, None]).sum(2)
 
 
 def jacobian(system: System, state: State, *, step: Tensor | None = None) -> Jacobian:

@@ -73,8 +73,8 @@ def user_pressure(fields: Tensor, scales: Scales) -> Tensor | None:
 
 def unflatten(stats: Statistics, batch: torch.Size) -> Statistics:
     """Give the statistics the user's batch axes."""
-    tensors = {name: value.reshape(batch) for name, value in vars(stats).items() if name != "solver"}
-    return Statistics(**tensors, solver=stats.solver)
+    tensors = {name: one.reshape(batch) for name, one in vars(stats).items() if isinstance(one, Tensor)}
+    return Statistics(**tensors, solver=stats.solver, method=stats.method)
 
 
 def report(solution: Solution, throw: bool) -> None:

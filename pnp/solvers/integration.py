@@ -12,13 +12,13 @@ from ..finite_volume.residual import metal_charges
 from ..scaling import Scales
 from ..solution import Statistics
 from ..system import Batched, State, System
-from .newton import Newton
+from .rosenbrock import ORDER, RosenbrockStep, suits
 from .schedule import Schedule, Stops
 from .start import poisson_potential
 from .step_size import SMALLEST_STEP, StepControl
-from .time_step import GAMMA, Step, StepResult, debye_time, take_step, trace_step
+from .time_step import GAMMA, Step, StepResult, debye_time, trace_step
 
-STEP_NEWTON = Newton(max_iterations=25, tolerance=1e-6)
+ROSENBROCK, TR_BDF2 = "Rosenbrock", "TR-BDF2"
 FIRST_STEP = 1e-3
 """First step in units of the Debye time; error control takes over from there."""
 
@@ -36,6 +36,14 @@ class _Front(Batched):
     reached: Tensor  # index of the next stop
     first_step: Tensor
     amounts: Tensor  # the combinations that the cell keeps, (B, L)
+    linear: bool  # whether steps are by Rosenbrock's method
+
+    def trial(self, schedule: Schedule, elements: Tensor, step: Tensor) -> Step | RosenbrockStep:
+        """The next step, of a length."""
+        if self.linear:
+            return RosenbrockStep(self.system, self.state, step, self.amounts)
+        levels = _levels(schedule, elements, self, step)
+        return Step(self.system, self.state, levels, step, self.euler, self.amounts)
 
     @property
     def next_stop(self) -> Tensor:
@@ -75,6 +83,7 @@ class Run:
     steps: Tensor
     rejected: Tensor
     solver: str = "torch"
+    method: str = TR_BDF2
 
     def record(self, elements: Tensor, index: Tensor, state: State) -> None:
         """Store states as the output `index` of `elements`."""
@@ -85,21 +94,54 @@ class Run:
         """What the run cost."""
         change = torch.zeros_like(self.time)
         return Statistics(
-            self.iterations, change, self.steps, self.rejected, self.time * scales.time.detach(), self.solver
+            self.iterations,
+            change,
+            self.steps,
+            self.rejected,
+            self.time * scales.time.detach(),
+            self.solver,
+            self.method,
         )
 
 
-def compiled_run(
+def run(
     system: System,
     start: State,
     outputs: Tensor,
     schedule: Schedule,
     control: StepControl,
     progress: Callable[[float], None] | None,
-) -> Run | None:
-    """The run by compiled kernels, what they do not solve in torch; None where there are none."""
-    if schedule.varies:
-        return None
+) -> Run:
+    """The run by Rosenbrock's method where nothing varies, in compiled kernels or in torch; else by TR-BDF2.
+
+    What Rosenbrock's method leaves is begun anew by TR-BDF2.
+    """
+    if schedule.varies or not suits(system):
+        return integrate(system, start, outputs, schedule, control, progress)
+    found = _compiled_run(system, start, outputs, control)
+    if found is None:
+        found = integrate(system, start, outputs, schedule, control, progress, linear=True)
+    failed = torch.nonzero(found.status).squeeze(-1)
+    if failed.numel():
+        again = integrate(
+            system.select(failed),
+            start.select(failed),
+            outputs[failed],
+            schedule.select(failed),
+            control,
+            progress,
+        )
+        for part in fields(Run):
+            if part.name not in ("solver", "method"):
+                whole = getattr(found, part.name).index_copy(0, failed, getattr(again, part.name))
+                setattr(found, part.name, whole)
+    if progress is not None:
+        progress(1.0)
+    return found
+
+
+def _compiled_run(system: System, start: State, outputs: Tensor, control: StepControl) -> Run | None:
+    """The run by compiled kernels; None where there are none."""
 
     def compiled() -> tuple[Tensor, Tensor, Tensor] | None:
         from ..compiled import dispatch  # needs numba, which takes its time to import
@@ -112,34 +154,18 @@ def compiled_run(
     if found is None:
         return None
     concentrations, potential, report = found
-    status, time, iterations, steps, rejected = report.unbind(-1)
-    run = Run(
+    status, time, steps, rejected = report.unbind(-1)
+    return Run(
         concentrations,
         potential.unsqueeze(2),
         status.long(),
         time,
-        iterations.long(),
+        torch.zeros_like(steps, dtype=torch.int64),
         steps.long(),
         rejected.long(),
         solver="compiled",
+        method=ROSENBROCK,
     )
-    failed = torch.nonzero(run.status).squeeze(-1)
-    if failed.numel():
-        again = integrate(
-            system.select(failed),
-            start.select(failed),
-            outputs[failed],
-            schedule.select(failed),
-            control,
-            progress,
-        )
-        for part in fields(Run):
-            if part.name != "solver":
-                whole = getattr(run, part.name).index_copy(0, failed, getattr(again, part.name))
-                setattr(run, part.name, whole)
-    if progress is not None:
-        progress(1.0)
-    return run
 
 
 def _first_step(system: System) -> Tensor:
@@ -153,8 +179,10 @@ def integrate(
     schedule: Schedule,
     control: StepControl,
     progress: Callable[[float], None] | None,
+    linear: bool = False,
 ) -> Run:
-    front, run = _begin(system, start, schedule.stops(outputs), outputs)
+    """The run in torch, by TR-BDF2, or by Rosenbrock's method if `linear`."""
+    front, run = _begin(system, start, schedule.stops(outputs), outputs, linear)
     elements = torch.arange(outputs.shape[0], device=outputs.device)
     front, elements = _drop(front, elements, front.unfinished)
     while elements.numel():
@@ -162,9 +190,8 @@ def integrate(
         # Either all of what remains, or half of it, rather than a sliver at the end.
         step = torch.where(front.step >= remaining / 2, remaining / 2, front.step)
         step = torch.where(front.step >= remaining * (1 - 1e-12), remaining, step)
-        levels = _levels(schedule, elements, front, step)
-        trial = Step(front.system, front.state, levels, step, front.euler, front.amounts)
-        tried = take_step(trial, STEP_NEWTON)
+        trial = front.trial(schedule, elements, step)
+        tried = trial.take()
         own = trial.system.own_nodes
         norm = control.error_norm(tried.error[..., own], tried.end.concentrations[..., own])
         accepted = tried.converged & (norm <= 1)
@@ -187,7 +214,7 @@ def integrate(
     return run
 
 
-def _begin(system: System, start: State, stops: Stops, outputs: Tensor) -> tuple[_Front, Run]:
+def _begin(system: System, start: State, stops: Stops, outputs: Tensor, linear: bool) -> tuple[_Front, Run]:
     batch, count = outputs.shape
     zero = torch.zeros_like(outputs[:, 0])
     none = torch.zeros(batch, dtype=torch.int64, device=outputs.device)
@@ -199,6 +226,7 @@ def _begin(system: System, start: State, stops: Stops, outputs: Tensor) -> tuple
         iterations=none.clone(),
         steps=none.clone(),
         rejected=none.clone(),
+        method=ROSENBROCK if linear else TR_BDF2,
     )
     first_step = _first_step(system)
     front = _Front(
@@ -207,12 +235,13 @@ def _begin(system: System, start: State, stops: Stops, outputs: Tensor) -> tuple
         stops=stops,
         time=zero,
         step=first_step,
-        euler=torch.ones_like(zero, dtype=torch.bool),
+        euler=torch.full_like(zero, not linear, dtype=torch.bool),
         reached=(outputs[:, 0] == 0).long(),
         first_step=first_step,
         amounts=system.combined((start.concentrations * system.volumes[:, None, :]).sum(-1, keepdim=True))[
             ..., 0
         ],
+        linear=linear,
     )
     return front, run
 
@@ -246,7 +275,7 @@ def _past_breaks(schedule: Schedule, elements: Tensor, front: _Front, broken: Te
     )
 
 
-def _end_states(trial: Step, tried: StepResult, accepted: Tensor) -> State:
+def _end_states(trial: Step | RosenbrockStep, tried: StepResult, accepted: Tensor) -> State:
     """Ends of the steps, differentiable where they were accepted and anything requires a gradient."""
     wanted = trial.requires_grad() and torch.is_grad_enabled()
     kept = torch.nonzero(accepted).squeeze(-1)
@@ -280,7 +309,7 @@ def _next_step(
     front: _Front, step: Tensor, norm: Tensor, accepted: Tensor, failed: Tensor, control: StepControl
 ) -> _Front:
     """Size and method of the next step."""
-    order = 2.0 - front.euler.to(torch.float64)
+    order = torch.full_like(step, ORDER) if front.linear else 2.0 - front.euler.to(torch.float64)
     factor = control.factor(torch.where(failed, 1.0, norm), order)
     proposed = step * factor
     # A step cut short to land on an output time does not hold back the next one.
@@ -288,9 +317,9 @@ def _next_step(
         accepted, torch.maximum(proposed, torch.where(factor >= 1, front.step, 0.0)), proposed
     )
     # TR-BDF2 without a positive solution: the same step by backward Euler; if that fails too, a shorter one.
-    retry = failed & ~front.euler
+    retry = failed & ~front.euler & (not front.linear)
     proposed = torch.where(retry, step, torch.where(failed, step * control.shrink, proposed))
-    euler = torch.where(accepted, False, torch.where(failed, True, front.euler))
+    euler = torch.where(accepted, False, torch.where(failed, not front.linear, front.euler))
     return replace(front, step=proposed, euler=euler)
 
 

@@ -13,8 +13,9 @@ References:
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ from .implicit_gradient import attach_gradient
 from .linear import Factorisation, factorise, pin_amounts, pinned_imbalance
 from .newton import Newton, newton
 
+STEP_NEWTON = Newton(max_iterations=25, tolerance=1e-6)
 GAMMA = 2 - math.sqrt(2)
 SPAN = GAMMA * (2 - GAMMA)
 ERROR = (-3 * GAMMA**2 + 4 * GAMMA - 2) / (6 * (2 - GAMMA))
@@ -107,6 +109,16 @@ class Step(Batched):
         )
         return StageProblem(self.at(2), known, charges, tau, self.amounts)
 
+    def take(self) -> "StepResult":
+        """Try the step, without gradients."""
+        return take_step(self, STEP_NEWTON)
+
+    def traced(self, middle: State | None, end: State) -> State:
+        """See :class:`Traceable`."""
+        assert middle is not None
+        middle = attach_gradient(self.first_stage(), middle)
+        return attach_gradient(self.second_stage(middle), end)
+
     def _either(self, euler: float, tr_bdf2: float) -> Tensor:
         """One number for each method, `(B,)`, in float64: two plain numbers in `torch.where` are float32."""
         is_euler = self.euler.to(torch.float64)
@@ -122,16 +134,17 @@ class StepResult(Batched):
     """A step that was tried.
 
     Attributes:
-        middle, end: States after the two stages.
+        end: State at its end.
         error: Local error of the concentrations, `(B, S, N)`.
         converged, iterations: Of Newton's method, `(B,)`.
+        middle: State after the first of two stages.
     """
 
-    middle: State
     end: State
     error: Tensor
     converged: Tensor
     iterations: Tensor
+    middle: State | None = None
 
 
 @torch.no_grad()
@@ -140,7 +153,7 @@ def take_step(step: Step, settings: Newton) -> StepResult:
     first = newton(step.first_stage(), step.state, settings)
     problem = step.second_stage(first.state)
     second = newton(problem, first.state, settings)
-    end = _with_amounts(step, second.state)
+    end = with_amounts(step.system, step.amounts, second.state)
     states = (step.state, first.state, end)
     rates = (rate(step.at(moment), state) for moment, state in enumerate(states))
     error = _error(step.length, step.euler, *rates)
@@ -150,23 +163,43 @@ def take_step(step: Step, settings: Newton) -> StepResult:
     weighted = error * system.volumes[:, None, :]
     filtered = matrix.solve(weighted, torch.zeros_like(end.fields)).concentrations
     return StepResult(
-        first.state,
         end,
         filtered,
         first.converged & second.converged,
         first.iterations + second.iterations,
+        first.state,
     )
 
 
-def _with_amounts(step: Step, state: State) -> State:
-    """Without what the positivity of all but empty nodes has added to the amounts, a part in 1e10 at most."""
-    if step.system.conserved is not None:
+def with_amounts(system: System, amounts: Tensor, state: State) -> State:
+    """Without what the positivity of all but empty nodes has added to the `amounts`, a part in 1e10 at most."""
+    if system.conserved is not None:
         return state
-    amounts = (step.system.volumes[:, None, :] * state.concentrations).sum(-1)
-    return State(state.concentrations * (step.amounts / amounts).unsqueeze(-1), state.fields)
+    found = (system.volumes[:, None, :] * state.concentrations).sum(-1)
+    return State(state.concentrations * (amounts / found).unsqueeze(-1), state.fields)
 
 
-def trace_step(step: Step, taken: StepResult) -> State:
+class Traceable(Protocol):
+    """A step of some method."""
+
+    def tensors(self) -> list[Tensor]:
+        """All that it depends on."""
+        ...
+
+    def with_tensors(self, tensors: Iterable[Tensor]) -> Self:
+        """The same step with other tensors."""
+        ...
+
+    def detach(self) -> Self:
+        """The same step without gradients."""
+        ...
+
+    def traced(self, middle: State | None, end: State) -> State:
+        """The known end of the step, differentiable."""
+        ...
+
+
+def trace_step(step: Traceable, taken: StepResult) -> State:
     """The end of a step that was taken, as a differentiable function of its start and of the system.
 
     Only the states are kept for the backward pass; matrices are built and factorised there, so that the memory
@@ -183,7 +216,7 @@ class _Recomputed(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, step: Step, taken: StepResult, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, step: Traceable, taken: StepResult, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         ctx.step, ctx.middle = step.detach(), taken.middle
         end = taken.end.concentrations.clone(), taken.end.fields.clone()
         # Saved as the outputs that they are, and so kept once.
@@ -196,9 +229,7 @@ class _Recomputed(torch.autograd.Function):
         *saved, concentrations, fields = ctx.saved_tensors
         inputs = [one.detach().requires_grad_(need) for one, need in zip(saved, wanted, strict=True)]
         with torch.enable_grad():
-            step = ctx.step.with_tensors(inputs)
-            middle = attach_gradient(step.first_stage(), ctx.middle)
-            end = attach_gradient(step.second_stage(middle), State(concentrations, fields))
+            end = ctx.step.with_tensors(inputs).traced(ctx.middle, State(concentrations, fields))
         needed = [one for one, need in zip(inputs, wanted, strict=True) if need]
         outputs = (end.concentrations, end.fields)
         found = iter(torch.autograd.grad(outputs, needed, grads, allow_unused=True))

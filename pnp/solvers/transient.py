@@ -14,7 +14,7 @@ from ..solution import Solution
 from ..system import State, System
 from .equilibrium import DEFAULT_NODES
 from .finish import report, unflatten, user_pressure
-from .integration import compiled_run, integrate
+from .integration import run
 from .schedule import Schedule
 from .start import check_initial, poisson_potential, scaled_state, with_baths, with_pressure
 from .step_size import StepControl
@@ -32,12 +32,14 @@ def solve_transient(
 ) -> Solution:
     r"""Evolution of a cell whose potentials or currents are switched on at :math:`t = 0`.
 
-    TR-BDF2 with error control, backward Euler for the first step and wherever positivity asks for it. Every
+    Where nothing reacts, no current is driven, nothing imposed varies and ions are points, Rosenbrock's method of order
+    four (:mod:`pnp.solvers.rosenbrock`); else, and for what that leaves, TR-BDF2, with backward Euler for the first
+    step and wherever positivity asks for it; `solution.stats.method` says which of the two it was. Every
     element of the batch takes its own steps, from the Debye time to the bulk diffusion time in one run, and
     steps exactly onto the requested times, so that what is returned has the guarantees of the scheme
     (positive concentrations, amounts, Gauss's law) without interpolation; at a jump of a waveform that is the
-    state just after it. Differentiable through every step, with the step sizes held constant; only the
-    states of the steps are kept for that, and their matrices are factorised anew backwards. Cells of up to six
+    state just after it. Differentiable through every step, with the step sizes held constant; only one or two
+    states a step are kept for that, and their matrices are factorised anew backwards. Cells of up to six
     species of point ions between constant potentials or charges are solved by compiled kernels
     (:mod:`pnp.compiled`) where numba is installed, with and without gradients; `solution.stats.solver` says which it
     was. First derivatives only: a second one through the compiled path raises.
@@ -73,21 +75,19 @@ def solve_transient(
     start = _initial_state(system, scales, initial)
     outputs = times.to(cell.device).detach() / scales.time.detach()[:, None]
     schedule = Schedule.of(cell, system, scales)
-    run = compiled_run(system, start, outputs, schedule, step_control, progress)
-    if run is None:
-        run = integrate(system, start, outputs, schedule, step_control, progress)
+    found = run(system, start, outputs, schedule, step_control, progress)
     batch = scales.batch_shape
     amounts = (system.volumes[:, None, :] * start.concentrations).sum(-1)
-    concentrations = run.concentrations * scales.concentration[:, None, None, None]
-    potential = run.fields[:, :, 0] * scales.potential[:, None, None]
+    concentrations = found.concentrations * scales.concentration[:, None, None, None]
+    potential = found.fields[:, :, 0] * scales.potential[:, None, None]
     solution = Solution(
         cell=cell,
         grid=grid,
         potential=potential.reshape(*batch, *potential.shape[1:]),
         concentrations=concentrations.reshape(*batch, *concentrations.shape[1:]),
-        pressure=user_pressure(run.fields, scales),
-        status=run.status.reshape(batch),
-        stats=unflatten(run.statistics(scales), batch),
+        pressure=user_pressure(found.fields, scales),
+        status=found.status.reshape(batch),
+        stats=unflatten(found.statistics(scales), batch),
         expected_amounts=(amounts * (scales.concentration * scales.length)[:, None]).reshape(*batch, -1),
         times=times,
         again=lambda other: solve_transient(
