@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import fusion
+from fusion.grounded.transport import gates, opening
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +30,7 @@ def test_what_is_read_is_what_was_written(known, tmp_path):
         assert torch.equal(other.frame, one.frame)
         # Differences of the last digit of the permittivity.
         torch.testing.assert_close(other.solution.potential, one.solution.potential, rtol=1e-9, atol=1e-9)
-        torch.testing.assert_close(
-            fusion.grounded.transport.gates(other.solution), one.gates, rtol=0, atol=1e-9
-        )
+        torch.testing.assert_close(opening(gates(other.solution)), one.gates, rtol=0, atol=1e-9)
     assert torch.equal(again.conflict(features), found.conflict(features))
     assert {file.name for file in path.parent.iterdir()} == {"found.safetensors"}
 

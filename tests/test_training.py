@@ -366,7 +366,7 @@ def test_gaps_may_hold_anything(features):
 
 def test_a_layer_with_fit_sees_the_training_modalities_first(features):
     class Measuring(Concatenation):
-        standardises = True
+        standardises = measured = True
         seen = None
 
         def fit(self, modalities):
