@@ -107,6 +107,7 @@ def rest_many(
                 nodes[POTENTIAL, k] = potential[cell, k]
         fixed = int(fixed_charge.shape[1] > 1)
         ions = (numbers.valences[cell], numbers.amounts[cell], concentrations[cell])
+        report[cell, 1] = 0.0
         for stage in range(FEW if warm else START, ALL + 1):
             # Without screening these would make an absurd start.
             if stage == FEW:
