@@ -423,11 +423,11 @@ Gauss-Lobatto spectral elements in space and Radau's method in time (`tests/spec
 error of the grid is what remains; then what must be conserved.
 
 {transients}
-A neutral salt between blocking walls on a uniform grid has no error of space, which leaves that of the steps: of
-second order, so that it falls as the tolerance to the power 2/3.
+A neutral salt between blocking walls on a uniform grid has no error of space, which leaves that of the steps. The
+method is of fourth order, and what is held at the tolerance is the error of an embedded one of third.
 
 {steps}
-The tolerance is one of the concentrations. A signal that is small beside them needs a tighter one: largest error of
+The tolerance is one of the concentrations. A signal that is small beside them may need a tighter one: largest error of
 $Q(t)$ within two charging times, at $\\epsilon = 0.1$ on 401 nodes.
 
 {small_signals}
