@@ -178,17 +178,85 @@ def experiments() -> dict[str, dict[str, Callable[[int], dict[str, float]]]]:
     return found
 
 
+def _path(name: str) -> Path:
+    return FOLDER / f"{name.replace(', ', '_')}.json"
+
+
 def run(name: str, rows: Mapping[str, Callable[[int], dict[str, float]]]) -> None:
     """Measure what is not there yet."""
-    path = FOLDER / f"{name.replace(', ', '_')}.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known = loaded(name)
     for row, figures in rows.items():
         if row in known:
             continue
         known[row] = [figures(seed) for seed in range(SEEDS)]
-        with replacing(path) as temporary:
+        with replacing(_path(name)) as temporary:
             temporary.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
         print(name, row, flush=True)
+
+
+def loaded(name: str) -> dict[str, list[dict[str, float]]]:
+    """What was measured, row by row, seed by seed."""
+    path = _path(name)
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def rows_of(name: str, columns: Mapping[str, str]) -> str:
+    """A table of means and standard deviations over the seeds; empty where a row has no such figure."""
+    rows = []
+    for row, seeds in loaded(name).items():
+        cells = []
+        for figure in columns:
+            found = [one[figure] for one in seeds if figure in one]
+            cells.append(f"{statistics.mean(found):.3f} ± {statistics.stdev(found):.3f}" if found else "")
+        rows.append([row, *cells])
+    return table(["", *columns.values()], rows)
+
+
+ORIGINS = {
+    "invariant, shared": "invariant → shared",
+    "invariant, private": "invariant → private",
+    "specific, shared": "specific → shared",
+    "specific, private": "specific → private",
+}
+PROSE = """# What the grounded layer finds
+
+Written by `python -m benchmarks.grounded --page` from what the same command without `--page` measures (results in
+`benchmarks/results/grounded/`). Means and standard deviations over {seeds} seeds. Latents are known: {shared} shared
+and {private} private of each modality, {samples} samples; R² of latents from a part is that of a cross-validated
+ridge regression. How the layer works is [here](grounded.md).
+
+## Without training
+
+Features linear in the latents, 32 and 24 channels (three modalities: 32, 28 and 24). *Oracle*: the R² of the shared
+latents from all channels of a modality. The dimension is the sum of the gates, which is not told how many shared
+directions there are.
+
+{untrained}
+## Behind encoders that are trained through it
+
+Features nonlinear in the latents, an encoder with one hidden layer for each modality, labels of the shared latents, the
+full recipe. *Incomplete* is the mean accuracy with one modality alone. *Plain sigmoid* has the same valences and no
+cell; *deep CCA* maximises correlations and divides hard.
+
+{trained}
+{conclusion}"""
+CONCLUSION = ""
+
+
+def page() -> str:
+    """The page, with what was measured."""
+    return PROSE.format(
+        seeds=SEEDS,
+        shared=SHARED,
+        private=PRIVATE,
+        samples=SAMPLES,
+        untrained=rows_of("untrained", ORIGINS | {"oracle": "oracle", "dimension": "dimension"}),
+        trained=rows_of(
+            "trained, shared",
+            {"all": "accuracy, all", "incomplete": "incomplete"} | ORIGINS | {"dimension": "dimension"},
+        ),
+        conclusion=CONCLUSION,
+    )
 
 
 def main() -> None:
@@ -204,10 +272,6 @@ def main() -> None:
     if options.page:
         with replacing(PAGE) as temporary:
             temporary.write_text(page(), encoding="utf-8")
-
-
-def page() -> str:
-    return table([], [])
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ def plot_gates(subspaces: Subspaces, *, ax: "Axes | None" = None) -> "Axes":
         ax.plot(shared, gate, "o", ms=max(10 - 4 * rank, 3), mfc="none", mec=color, mew=1.8, label=label)
         ax.axvline(one.noise_level, color=color, lw=1, ls=":", label="noise level" if rank == 0 else None)
     ax.set_xlabel("R² from the other modalities")
-    ax.set_ylabel("gate: fraction beyond b")
+    ax.set_ylabel("gate (0 closed, 1 open)")
     ax.set_ylim(-0.05, 1.05)
     ax.legend(frameon=False, loc="center right")
     return ax
