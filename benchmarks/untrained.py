@@ -68,15 +68,15 @@ say nothing about other samples.
 {tables}
 ## What to make of it
 
-*The likelihood ratio is what counts.* Of all directions, not gated, it is best in five of the nine columns, the best
+*The likelihood ratio is what counts.* Of all directions, not gated, it is best in six of the nine columns, the best
 CCA in eight, and level with or ahead of the trained contrastive heads, which see the same pairs. The usual residual of
 CCA has to be told the rank: with all directions it tells conflicts with .64 to .84.
 
 *Gates cost where weak directions help, and save where there are many.* Against both usual forms of CCA the cell's score
-has the better mean at conflicts on all three sets and at finding the same sample on two. Against the ungated ratio it
+has the better mean at conflicts on two sets (level on the third) and at finding the same sample on two. Against the ungated ratio it
 loses at finding the same sample everywhere, and at quadrants altogether: directions that do not rise above the noise
-one by one say something together. On six views, where 649 channels meet 1200 samples, it has the best means of all at
-classes and at conflicts. The cosine is the better choice for classes on digits, and nowhere else.
+one by one say something together. On six views, where 649 channels meet 1200 samples, it is level with it at
+classes and ahead at conflicts. The cosine is the better choice for classes on digits, and nowhere else.
 
 No layer of this project was trained for this page.
 """
