@@ -73,10 +73,10 @@ CCA in eight, and level with or ahead of the trained contrastive heads, which se
 CCA has to be told the rank: with all directions it tells conflicts with .64 to .84.
 
 *Gates cost where weak directions help, and save where there are many.* Against both usual forms of CCA the cell's score
-has the better mean at conflicts on two sets (level on the third) and at finding the same sample on two. Against the ungated ratio it
-loses at finding the same sample everywhere, and at quadrants altogether: directions that do not rise above the noise
-one by one say something together. On six views, where 649 channels meet 1200 samples, it is level with it at
-classes and ahead at conflicts. The cosine is the better choice for classes on digits, and nowhere else.
+has the better mean at conflicts on two sets (level on the third) and at finding the same sample on two. Against the
+ungated ratio it loses at finding the same sample everywhere, and at quadrants altogether: directions that do not rise
+above the noise one by one say something together. On six views, where 649 channels meet 1200 samples, it is level with
+it at classes and ahead at conflicts. The cosine is the better choice for classes on digits, and nowhere else.
 
 No layer of this project was trained for this page.
 """
