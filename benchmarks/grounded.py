@@ -240,7 +240,16 @@ cell; *deep CCA* maximises correlations and divides hard.
 
 {trained}
 {conclusion}"""
-CONCLUSION = ""
+CONCLUSION = """The cell separates where the others do not: GMF's and the MISA-like layer's parts both hold something of
+everything. Its free energy is what makes the encoders give up more of the shared latents (.72 to .82, at five times
+the weight .83) and costs no accuracy. A plain sigmoid of the same valences with its own energy does as well as the
+cell, as it does without training; here the cell brings nothing beyond it. Deep CCA that is not told the rank throws
+private information away (.23 where the cell keeps .61), and told the rank finds less of the shared one.
+
+With everything present the cell is a point behind the sum and the concatenation, with one modality alone a point
+ahead; five times the energy makes that nothing and a point and a half. The dimension is above five because encoders
+make several channels of one latent, and functions of shared latents are shared.
+"""
 
 
 def page() -> str:
