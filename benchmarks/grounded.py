@@ -18,7 +18,8 @@ from torch import Tensor
 import fusion
 from fusion.evaluation.dependence import explained_variance
 from fusion.grounded.covariance import Coherence
-from fusion.grounded.settled import Noise, Settled
+from fusion.grounded.ions import Noise
+from fusion.grounded.settled import Settled
 from fusion.grounded.spectral import Spectrum
 from fusion.grounded.transport import opening
 from fusion.layers.cell_gmf import CellGMF

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fusion.data.datasets import shared_private
-from fusion.grounded.settled import Noise
+from fusion.grounded.ions import Noise
 from fusion.grounded.spectral import Spectrum
 from fusion.grounded.subspaces import dissociate
 from fusion.layers.cell_gmf import CellGMF, _mean_energy
@@ -223,7 +223,7 @@ def noise_of(layer):
 def test_the_energy_pulls_at_features_as_at_covariances(features, monkeypatch):
     """With a memory of one batch the gradient is that of the energy of this very batch, by finite differences."""
     # Noise level and shrinkage are constants to the gradient.
-    monkeypatch.setattr(Noise, "of", lambda *_: dict.fromkeys(DIMS, Noise(0.3, 3.0)))
+    monkeypatch.setattr(Noise, "above", lambda *_: Noise(0.3, 3.0))
     monkeypatch.setattr("fusion.grounded.moments.oracle_shrinkage", lambda *_: 0.1)
     few = {name: values[:80].double() for name, values in features.items()}
 

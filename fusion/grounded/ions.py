@@ -1,10 +1,40 @@
 """Which channel becomes which ion: valences measured from how well other modalities predict a channel."""
 
+import math
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from .covariance import condense, predictability, slices
 from .measure import Measured, assemble
+
+ODDS = 100.0
+"""Odds with which the default voltage decides a channel at the edge of the noise."""
+SMALLEST_EDGE = 1e-6
+"""Of the noise: where nothing varies there is none, and no voltage would be high enough; nor is it nearer to one."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    r"""What chance makes of a modality.
+
+    Attributes:
+        level: :math:`r_0`, the R² above which a channel counts as shared.
+        voltage: :math:`U_0`, at which a channel at the edge of the noise is specific with odds of a hundred to one.
+    """
+
+    level: float
+    voltage: float
+
+    @classmethod
+    def above(cls, edge: float, safety: float, voltage: float | None = None) -> "Noise":
+        """The level that factor above the largest R² of unrelated samples, and the voltage that suits it or is given."""
+        edge = min(max(edge, SMALLEST_EDGE), 1 - SMALLEST_EDGE)
+        # Half of the way to one at most: with few samples chance reaches almost everywhere.
+        level = min(safety * edge, (1 + edge) / 2)
+        suggested = math.log(ODDS) * (1 - level) / (level - edge)
+        return cls(level, suggested if voltage is None else float(voltage))
 
 
 def valence(predictability: Tensor, noise_level: float) -> Tensor:

@@ -90,7 +90,7 @@ class Moments(nn.Module):
         return True
 
     def coherence(self, covariance: Tensor | None = None) -> Coherence:
-        """Whitening and coherence, as :func:`~fusion.grounded.covariance.measure_coherence` gives them.
+        """Whitening and coherence, as :func:`~fusion.grounded.measure.measure` gives them.
 
         The shrinkage is that of Chen et al., which needs no more than the covariance; for Gaussian samples it is
         nearer to the best than that of Ledoit and Wolf.

@@ -23,7 +23,6 @@ References:
     P. H. Schönemann, Psychometrika 31, 1 (1966), for the rotation
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -31,41 +30,12 @@ import torch
 from torch import Tensor
 
 from .covariance import Coherence
-from .ions import valence
+from .ions import Noise, valence
 from .spectral import Spectrum, root
-from .subspaces import ODDS
 from .transport import channel_cell, equilibrate, gate_slopes, gates, opening, separation_energy
 
 SOFTNESS = 0.03
 """Coherence, times the roots of the gates, below which a direction counts as not shared with the anchor."""
-
-
-@dataclass(frozen=True)
-class Noise:
-    """What chance makes of a modality.
-
-    Attributes:
-        level: The R² above which a channel counts as shared.
-        voltage: At which a channel at the edge of the noise is specific with odds of a hundred to one.
-    """
-
-    level: float
-    voltage: float
-
-    @classmethod
-    def above(cls, edge: float, safety: float) -> "Noise":
-        """The level that factor above the largest R² of unrelated samples, and the voltage that goes with it."""
-        # Half of the way to one at most: with few samples chance reaches almost everywhere.
-        level = min(safety * edge, (1 + edge) / 2)
-        return cls(level, math.log(ODDS) * (1 - level) / max(level - edge, 1e-3))
-
-    @classmethod
-    def of(cls, unrelated: Coherence, safety: float) -> "dict[str, Noise]":
-        """That of each modality, from samples put together at random."""
-        edges = {
-            name: float(torch.linalg.eigvalsh(unrelated.predictability(name))[-1]) for name in unrelated.dims
-        }
-        return {name: cls.above(min(edge, 1 - 1e-6), safety) for name, edge in edges.items()}
 
 
 @dataclass(frozen=True, eq=False)

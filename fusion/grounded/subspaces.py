@@ -1,6 +1,5 @@
 """Modality-invariant and modality-specific subspaces of features, found by a cell, without any training."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -11,17 +10,12 @@ from torch import Tensor
 import pnp
 
 from .covariance import Coherence, Condensed, condense, predictability, slices
-from .ions import noise_edge, valence
+from .ions import Noise, noise_edge, valence
 from .matching import Canonical, Ranking, rank, surprise
 from .measure import measure
 from .samples import Source
 from .sharing import Sharing, share_out
 from .transport import channel_cell, equilibrate, gates, opening
-
-ODDS = 100.0
-"""Odds with which the default voltage decides a channel at the edge of the noise."""
-SMALLEST_EDGE = 1e-6
-"""Of the noise: where nothing varies there is none, and no voltage would be high enough."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,11 +268,8 @@ def dissociate(
     condensed = condense(coherence.matrix, coherence.dims)
     ions = {}
     for name in coherence.whitenings:
-        edge = max(edges[name], SMALLEST_EDGE)
-        # Half of the way to one at most: with few samples the null reaches almost everywhere.
-        level = min(safety * edge, (1 + edge) / 2)
-        volts = math.log(ODDS) * (1 - level) / (level - edge) if voltage is None else voltage
-        ions[name] = _equilibrium(condensed, name, level, volts, ground, debye_length)
+        noise = Noise.above(edges[name], safety, voltage)
+        ions[name] = _equilibrium(condensed, name, noise, ground, debye_length)
     frames = _frames(condensed, ions)
     channels = {}
     for name, one in ions.items():
@@ -290,9 +281,7 @@ def dissociate(
     return Subspaces(coherence, channels)
 
 
-def _equilibrium(
-    condensed: Condensed, name: str, level: float, voltage: float, ground: float, debye_length: float
-) -> dict:
+def _equilibrium(condensed: Condensed, name: str, noise: Noise, ground: float, debye_length: float) -> dict:
     here = slices(condensed.dims)[name]
     values, vectors = torch.linalg.eigh(predictability(condensed.matrix, here))
     shared, basis = values.flip(0).clamp(0, 1), vectors.flip(-1).mT
@@ -301,15 +290,15 @@ def _equilibrium(
     if name in condensed.turns:
         left_out = len(condensed.turns[name]) - len(shared)
         shared = torch.cat([shared, shared.new_zeros(left_out)])
-    valences = valence(shared, level)
-    cell = channel_cell(valences, voltage=voltage, ground=ground, debye_length=debye_length)
+    valences = valence(shared, noise.level)
+    cell = channel_cell(valences, voltage=noise.voltage, ground=ground, debye_length=debye_length)
     solution = equilibrate(cell)
     return {
         "basis": basis * largest.sign(),
         "predictability": shared,
-        "noise_level": level,
+        "noise_level": noise.level,
         "valences": valences,
-        "voltage": float(voltage),
+        "voltage": noise.voltage,
         "solution": solution,
         "gates": opening(gates(solution)),
     }

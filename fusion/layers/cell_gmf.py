@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from ..distributed import gathered
 from ..grounded.covariance import Coherence, Whitening, slices
+from ..grounded.ions import Noise
 from ..grounded.moments import Moments
-from ..grounded.settled import Noise, Settled, settle, split_maps
+from ..grounded.settled import Settled, settle, split_maps
 from ..grounded.subspaces import Subspaces, dissociate
 from .channel_maps import ChannelMaps, LinearMaps
 from .layer import Fused, FusionLayer
@@ -259,9 +260,10 @@ class CellGMF(FusionLayer):
     def _noise(self, coherence: Coherence) -> dict[str, Noise]:
         """What chance makes of each modality, from unrelated samples."""
         assert self.moments is not None
-        found = Noise.of(self.moments.unrelated_coherence(coherence), self.settings.get("safety", 1.3))
-        volts = self.settings.get("voltage")
-        return {name: one if volts is None else Noise(one.level, volts) for name, one in found.items()}
+        unrelated = self.moments.unrelated_coherence(coherence)
+        safety, voltage = self.settings.get("safety", 1.3), self.settings.get("voltage")
+        edges = {name: float(torch.linalg.eigvalsh(unrelated.predictability(name))[-1]) for name in self.dims}
+        return {name: Noise.above(edge, safety, voltage) for name, edge in edges.items()}
 
     @torch.no_grad()
     def _measured(

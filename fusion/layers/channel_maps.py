@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
 from ..grounded.covariance import Whitening
-from ..grounded.settled import Knobs, Noise
+from ..grounded.ions import Noise
+from ..grounded.settled import Knobs
 
 
 @dataclass(frozen=True, eq=False)
