@@ -79,7 +79,7 @@ def _settled(spectrum: Spectrum, gates: Tensor, energy: Tensor) -> Settled:
         spectrum.function(share.clamp(min=1e-16).sqrt(), torch.zeros_like(share))
         for share in (gates, 1 - gates)
     ]
-    return Settled(spectrum.values, gates, gates, parts[0], parts[1], energy)
+    return Settled(gates, parts[0], parts[1], energy)
 
 
 LAYERS: dict[str, Callable[[Mapping[str, int]], Any]] = {

@@ -23,7 +23,7 @@ References:
     P. H. Schönemann, Psychometrika 31, 1 (1966), for the rotation
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +31,7 @@ from torch import Tensor
 
 from .covariance import Coherence
 from .ions import Noise, valence
-from .spectral import Spectrum, root
+from .spectral import Spectrum, root, slope_of
 from .transport import channel_cell, equilibrate, gate_slopes, gates, opening, separation_energy
 
 SOFTNESS = 0.03
@@ -58,15 +58,11 @@ class Settled:
     """A modality whose channels have come to rest in their cell.
 
     Attributes:
-        predictability: R² of its channels, `(l,)`.
-        valences: `(l,)`.
         gates: How far they are open, `(l,)`.
         root, rest: :math:`G^{1/2}` and :math:`(I-G)^{1/2}`, `(l, l)`.
         energy: What their separation lowers, a scalar, see :func:`~fusion.grounded.transport.separation_energy`.
     """
 
-    predictability: Tensor
-    valences: Tensor
     gates: Tensor
     root: Tensor
     rest: Tensor
@@ -98,7 +94,7 @@ def settle(predictability: Tensor, noise: Noise, knobs: Knobs, rotation: Tensor 
         )
     )
     found = opening(gates(solution))
-    slopes = gate_slopes(solution).detach() * _slope(opening, gates(solution).detach()) / (1 - noise.level)
+    slopes = gate_slopes(solution).detach() * slope_of(opening, gates(solution)) / (1 - noise.level)
     parts = []
     for share, slope in ((found, slopes), (1 - found, -slopes)):
         roots = root(share)
@@ -106,8 +102,8 @@ def settle(predictability: Tensor, noise: Noise, knobs: Knobs, rotation: Tensor 
             assert rotation is not None
             parts.append(rotation.mT @ (roots.unsqueeze(-1) * rotation))
         else:
-            parts.append(spectrum.function(roots, slope * _slope(root, share.detach())))
-    return Settled(shared, valences, found, parts[0], parts[1], separation_energy(solution))
+            parts.append(spectrum.function(roots, slope * slope_of(root, share)))
+    return Settled(found, parts[0], parts[1], separation_energy(solution))
 
 
 def split_maps(
@@ -138,10 +134,3 @@ def _softened(squares: Tensor) -> Tensor:
     safe = torch.where(small, torch.ones_like(ratio), ratio)
     share = torch.where(small, 1 - ratio / 2 + ratio**2 / 6, -torch.expm1(-safe) / safe)
     return share.sqrt() / SOFTNESS
-
-
-def _slope(function: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
-    """The derivative of an elementwise function."""
-    with torch.enable_grad():
-        points = points.detach().requires_grad_()
-        return torch.autograd.grad(function(points).sum(), points)[0]

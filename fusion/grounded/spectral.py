@@ -62,10 +62,7 @@ class Spectrum:
 
     def apply(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """The function of a matrix that acts on each eigenvalue alone; `function` is elementwise."""
-        with torch.enable_grad():
-            points = self.values.detach().requires_grad_()
-            (slopes,) = torch.autograd.grad(function(points).sum(), points)
-        return self.function(function(self.values), slopes)
+        return self.function(function(self.values), slope_of(function, self.values))
 
     def power(self, exponent: float) -> Tensor:
         """A power of a positive definite matrix, `(*batch, l, l)`."""
@@ -74,6 +71,13 @@ class Spectrum:
     def root(self) -> Tensor:
         """The square root of a positive semidefinite matrix; eigenvalues that rounding made of zero are zero."""
         return self.apply(root)
+
+
+def slope_of(function: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
+    """The derivative of an elementwise function, a constant."""
+    with torch.enable_grad():
+        points = points.detach().requires_grad_()
+        return torch.autograd.grad(function(points).sum(), points)[0]
 
 
 def root(values: Tensor) -> Tensor:

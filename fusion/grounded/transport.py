@@ -66,14 +66,7 @@ def gates(solution: pnp.Solution) -> Tensor:
 
     In a dilute cell with *b* in the middle it is the logistic function :math:`1/(1 + e^{-z_j U_0})`.
     """
-    node = solution.grid.ground_node
-    if node is None:
-        raise ValueError("gates: the cell has no ground, so nothing divides it.")
-    spacings = solution.over_time(solution.grid.spacings, trailing=1).unsqueeze(-2)
-    c = solution.concentrations
-    # Trapezoids on either side of the ground, which its node belongs to half and half.
-    held = (spacings * (c[..., 1:] + c[..., :-1]) / 2).sum(-1)
-    beyond = (spacings * (c[..., 1:] + c[..., :-1]) / 2)[..., node:].sum(-1)
+    held, beyond = _divided(solution, solution.concentrations)
     return beyond / held
 
 
@@ -98,17 +91,21 @@ def gate_slopes(solution: pnp.Solution) -> Tensor:
 
     with means over the ions of the channel, all of them and those beyond the ground, at equilibrium.
     """
+    held, beyond = _divided(solution, solution.concentrations)
+    energy, energy_beyond = _divided(solution, solution.concentrations * solution.potential.unsqueeze(-2))
+    # Not a mean over what is beyond, which may be nothing.
+    return (beyond / held * energy - energy_beyond) / held
+
+
+def _divided(solution: pnp.Solution, density: Tensor) -> tuple[Tensor, Tensor]:
+    """Integrals of densities `(*batch, [time,] l, node)` over the cell and over what is beyond the ground."""
     node = solution.grid.ground_node
     if node is None:
-        raise ValueError("gate_slopes: the cell has no ground, so nothing divides it.")
+        raise ValueError("gates: the cell has no ground, so nothing divides it.")
     spacings = solution.over_time(solution.grid.spacings, trailing=1).unsqueeze(-2)
-    c = solution.concentrations
-    energy = c * solution.potential.unsqueeze(-2)
-    held = spacings * (c[..., 1:] + c[..., :-1]) / 2
-    weighed = spacings * (energy[..., 1:] + energy[..., :-1]) / 2
-    beyond = held[..., node:].sum(-1) / held.sum(-1)
-    # Not a mean over what is beyond, which may be nothing.
-    return beyond * weighed.sum(-1) / held.sum(-1) - weighed[..., node:].sum(-1) / held.sum(-1)
+    # Trapezoids on either side of the ground, which its node belongs to half and half.
+    pieces = spacings * (density[..., 1:] + density[..., :-1]) / 2
+    return pieces.sum(-1), pieces[..., node:].sum(-1)
 
 
 def separation_energy(solution: pnp.Solution) -> Tensor:
