@@ -131,7 +131,7 @@ class Cell:
 
     @property
     def keeps_amounts(self) -> bool:
-        """Whether the amount of every species is conserved: the cell is closed and nothing reacts."""
+        """Whether every species keeps its amount, because the cell is closed and nothing reacts."""
         return self.is_closed and not (self.electrolyte.reactions or self.electrode_reactions)
 
     @property

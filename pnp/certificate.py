@@ -16,7 +16,7 @@ from .solvers.start import scaled_state
 
 @dataclass(frozen=True, eq=False)
 class Certificate:
-    """What every solution must keep, measured; `(*batch)` each, the worst over species and times.
+    r"""What every solution must keep, measured; `(*batch)` each, the worst over species and times.
 
     Attributes:
         smallest_concentration: [mol m⁻³]; must be positive.
@@ -25,9 +25,9 @@ class Certificate:
         gauss_error: Sum of the charges on the metal and in the cell over the sum of the magnitudes of these
             charges and of the largest displacement, of which they are differences.
         residual: Largest imbalance of a species in a control volume of a steady state, over the largest
-            D c/h of which its fluxes are differences; zero for transients.
+            :math:`D c/h` of which its fluxes are differences; zero for transients.
         current_variation: Largest difference of a steady current along the cell (on either side of a ground),
-            over the largest |z| D c/h; zero for transients, whose current is uniform by construction.
+            over the largest :math:`|z| D c/h`; zero for transients, whose current is uniform by construction.
         wall_spacing: First spacing at an electrode over the local Debye length; above one, the double
             layer is not resolved.
         grid_error: Estimated error of the potential from the grid, in thermal voltages, by comparison with a

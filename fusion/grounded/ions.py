@@ -12,7 +12,7 @@ from .measure import Measured, assemble
 ODDS = 100.0
 """Odds with which the default voltage decides a channel at the edge of the noise."""
 SMALLEST_EDGE = 1e-6
-"""Of the noise: where nothing varies there is none, and no voltage would be high enough; nor is it nearer to one."""
+"""Least edge of the noise; where nothing varies there is none, and no voltage would be high enough."""
 
 
 @dataclass(frozen=True)

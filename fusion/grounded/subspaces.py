@@ -74,7 +74,7 @@ class Subspaces:
 
     @property
     def common_dim(self) -> int:
-        """l*, the number of common coordinates: the length of the shortest modality."""
+        """Number l* of common coordinates, which is the length of the shortest modality."""
         return min(self.coherence.dims.values())
 
     def whiten(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:

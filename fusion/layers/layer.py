@@ -59,7 +59,7 @@ class FusionLayer(nn.Module, ABC):
         dims: Modality name → number of channels :math:`l_m`. The order is kept, whatever the order in which
             features are given later.
 
-    Attributes (of the class, as a rule):
+    Attributes:
         standardises: The layer scales its features itself, so nothing should do it before.
         late: Each entry of `fused` (named like its modality) gets a decision of its own, and the decisions
             of those present are averaged, instead of one decision on all of `fused`.

@@ -1,0 +1,89 @@
+"""How the pages become a site: `make docs`, or python -m sphinx -c docs . out/docs.
+
+The source is the whole repository, so that notebooks and pages keep the relative links they have on a code host;
+of it only pages, notebooks and the changelog are read. Notebooks are shown with the outputs they were committed
+with; `tests/test_notebooks.py` runs them.
+"""
+
+import sys
+from importlib.metadata import version as version_of
+from pathlib import Path
+
+from sphinx.util.nodes import make_refnode
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # the packages beside these pages, wherever others are installed
+
+project = "pnp-fusion"
+author = "The pnp-fusion maintainers"
+copyright = "the pnp-fusion maintainers, MIT licence"  # noqa: A001 (Sphinx's own name)
+version = release = version_of("pnp-fusion")
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
+root_doc = "docs/index"
+include_patterns = ["docs/**", "gallery/**", "notebooks/**", "CHANGELOG.md"]
+exclude_patterns = [".*", "**/.*", "out", "build", "pnp", "fusion", "tests", "benchmarks", "docs/site"]
+nitpicky = True
+nitpick_ignore_regex = [
+    ("py:.*", r"(torch|numpy|np|xarray|matplotlib|collections|pathlib|typing|nn|dask|concurrent)\..*"),
+]
+
+# Pages
+myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+myst_links_external_new_tab = False
+nb_execution_mode = "off"
+nb_merge_streams = True
+suppress_warnings = ["toc.empty_glob"]
+
+# Reference
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # docstrings say shapes and units, of which types know nothing
+autodoc_default_options = {"members": True}
+napoleon_numpy_docstring = False
+napoleon_use_param = napoleon_use_rtype = False
+napoleon_custom_sections = [("Attributes", "params_style")]  # which keeps `valences, diffusivities:` together
+default_role = "code"
+add_module_names = False
+maximum_signature_line_length = 90
+python_display_short_literal_types = True
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+# Look
+html_theme = "furo"
+html_title = "pnp-fusion"
+html_static_path = ["site/static"]
+templates_path = ["site/templates"]
+html_css_files = ["site.css"]
+html_additional_pages = {"index": "redirect.html"}
+html_copy_source = html_show_sourcelink = False
+html_theme_options = {
+    "light_css_variables": {"color-brand-primary": "#0b5c94", "color-brand-content": "#0b5c94"},
+    "dark_css_variables": {"color-brand-primary": "#6cb8e6", "color-brand-content": "#6cb8e6"},
+}
+pygments_style, pygments_dark_style = "friendly", "github-dark"
+
+
+def public_name(app, env, node, contnode):
+    """Link a name that docstrings give by the module it is defined in to where the reference lists it."""
+    if node.get("refdomain") != "py":
+        return None
+    domain, last = env.get_domain("py"), node["reftarget"].rpartition(".")[2]
+    public = [(f"{package}.{last}", domain.objects.get(f"{package}.{last}")) for package in ("pnp", "fusion")]
+    found = [one for one in public if one[1]] or domain.find_obj(env, "", "", last, None, 1)
+    if len(found) != 1:
+        return None
+    name, entry = found[0]
+    return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, name)
+
+
+def setup(app):
+    app.connect("missing-reference", public_name)
