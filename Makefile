@@ -1,5 +1,6 @@
 # make demo   the main job on real data; figures and report in out/demo/
 # make test   the test suite
+# make docs   the documentation as a site, in out/docs/
 # make benchmark   measure speed beside other codes; docs/performance.md, some ten minutes
 # All set up .venv by themselves and need only make, git and Python 3.11 or newer.
 
@@ -8,7 +9,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test benchmark lint format clean
+.PHONY: demo test docs benchmark lint format clean
 
 demo: $(READY)
 	$(BIN)/python -m fusion demo --out out/demo
@@ -16,6 +17,10 @@ demo: $(READY)
 test: $(READY)
 	# One thread a process: more would only wait for each other on matrices this small.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+docs: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -q -c docs . out/docs
+	@echo "out/docs/index.html"
 
 benchmark: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[benchmark]"

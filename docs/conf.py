@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))  # the packages beside these pages, wherever other
 
 project = "pnp-fusion"
 author = "The pnp-fusion maintainers"
-copyright = "the pnp-fusion maintainers, MIT licence"  # noqa: A001 (Sphinx's own name)
+copyright = "the pnp-fusion maintainers, MIT licence"
 version = release = version_of("pnp-fusion")
 
 extensions = [
@@ -51,7 +51,7 @@ napoleon_numpy_docstring = False
 napoleon_use_param = napoleon_use_rtype = False
 napoleon_custom_sections = [("Attributes", "params_style")]  # which keeps `valences, diffusivities:` together
 default_role = "code"
-add_module_names = False
+autodoc_preserve_defaults = True
 maximum_signature_line_length = 90
 python_display_short_literal_types = True
 copybutton_prompt_text = r">>> |\.\.\. |\$ "

@@ -110,7 +110,9 @@ def two_times() -> None:
     for ax in (left, right):
         for time, name in ((debye, r"$\lambda_D L/2D$"), (1.0, r"$(L/2)^2/D$")):
             ax.axvline(time, color=GROUND, lw=1)
-            ax.annotate(name, (time, 1.0), (3, 3), xycoords=("data", "axes fraction"), textcoords="offset points")
+            ax.annotate(
+                name, (time, 1.0), (3, 3), xycoords=("data", "axes fraction"), textcoords="offset points"
+            )
         ax.set_xlabel(r"time / $(L/2)^2/D$")
     left.legend(frameon=False, loc="upper left")
     figure.savefig(IMAGES / "two_times.png", dpi=110)

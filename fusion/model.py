@@ -144,6 +144,16 @@ class FusionModel(nn.Module):
     Raises:
         ValueError: A number out of range, an encoder for an unknown modality, `frozen` that names no
             encoder, or a head of your own for a layer that needs several.
+
+    Example:
+        >>> import fusion
+        >>> import torch
+        >>> layer = fusion.MBT({"speech": 32, "text": 16})
+        >>> encoders = {"speech": fusion.RecurrentEncoder(40, 32, tokens=True)}
+        >>> model = fusion.FusionModel(layer, outputs=7, encoders=encoders)
+        >>> inputs = {"speech": torch.randn(8, 50, 40), "text": torch.randn(8, 16)}
+        >>> tuple(model(inputs, lengths={"speech": torch.full((8,), 50)}).logits.shape)
+        (8, 7)
     """
 
     def __init__(

@@ -72,6 +72,11 @@ def canonical_cell(voltage: float, debye: float) -> CanonicalCell:
     """Solve the scalar equation of :class:`CanonicalCell`; accurate to about 1e-13.
 
     Raises ValueError unless `voltage` and `debye` are positive.
+
+    Example:
+        >>> from pnp.analytic import canonical_cell
+        >>> f"{canonical_cell(voltage=4.0, debye=0.1).charge:.9f}"
+        '0.551944668'
     """
     if voltage <= 0 or debye <= 0:
         raise ValueError(

@@ -25,6 +25,11 @@ class Electrode:
     Raises:
         TypeError: Both or neither of `potential` and `current`; a bare function in place of a waveform.
         ValueError: `stern_capacitance` not positive, anything not finite.
+
+    Example:
+        >>> import pnp
+        >>> pnp.Electrode(potential=[0.05, 0.1], stern_capacitance=0.2).potential  # two cells
+        tensor([0.0500, 0.1000], dtype=torch.float64)
     """
 
     _: KW_ONLY

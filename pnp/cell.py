@@ -49,6 +49,15 @@ class Cell:
             that do not broadcast, tensors on several devices, ions that fill more than the room there is, a
             bath that is not neutral, ions without counter-ions in a closed cell, an electrode reaction that
             takes up no electrons, one periodic end, or currents given at both ends.
+
+    Example:
+        >>> import pnp
+        >>> ions = [pnp.Species("+", valence=1, diffusivity=1.0), pnp.Species("-", valence=-1, diffusivity=1.0)]
+        >>> salt = pnp.Electrolyte.dimensionless(ions, permittivity=0.01)
+        >>> ends = dict(left=pnp.Electrode(potential=2.0), right=pnp.Electrode(potential=-2.0))
+        >>> cell = pnp.Cell(salt, length=1.0, concentrations=1.0, **ends)
+        >>> cell
+        Cell(Electrode | Electrode; 2 species; batch ())
     """
 
     electrolyte: Electrolyte

@@ -39,6 +39,11 @@ class Species:
 
     Raises:
         ValueError: `diffusivity` not positive, `diameter` negative, anything not finite.
+
+    Example:
+        >>> import pnp
+        >>> pnp.Species("Na+", valence=+1, diffusivity=1.33e-9).valence
+        tensor(1., dtype=torch.float64)
     """
 
     name: str
@@ -84,6 +89,14 @@ class Electrolyte:
     References:
         | Bikerman, Phil. Mag. 33, 384 (1942)
         | Kilic, Bazant & Ajdari, Phys. Rev. E 75, 021503 (2007), steric effects in the PNP equations
+
+    Example:
+        >>> import pnp
+        >>> potassium = pnp.Species("K+", valence=+1, diffusivity=1.96e-9)
+        >>> chloride = pnp.Species("Cl-", valence=-1, diffusivity=2.03e-9)
+        >>> salt = pnp.Electrolyte([potassium, chloride])
+        >>> f"{salt.thermal_voltage * 1e3:.2f} mV, {salt.debye_length(10.0) * 1e9:.2f} nm"
+        '25.69 mV, 3.04 nm'
     """
 
     species: Sequence[Species]

@@ -49,6 +49,13 @@ def debye_length(subject: Electrolyte | Cell | Solution, concentrations: Quantit
     `(*batch)`; or of a solution at every node, `(*batch, node)`.
 
     Raises TypeError when an electrolyte comes without concentrations, or anything else with them.
+
+    Example:
+        >>> import pnp
+        >>> sodium = pnp.Species("Na+", valence=+1, diffusivity=1.33e-9)
+        >>> chloride = pnp.Species("Cl-", valence=-1, diffusivity=2.03e-9)
+        >>> f"{pnp.debye_length(pnp.Electrolyte([sodium, chloride]), 100.0) * 1e9:.2f} nm"
+        '0.96 nm'
     """
     if isinstance(subject, Electrolyte) != (concentrations is not None):
         raise TypeError("debye_length: give an Electrolyte with concentrations, or a Cell or Solution alone.")
@@ -183,6 +190,16 @@ def surface_charge(solution: Solution) -> SurfaceCharge:
 
     By Gauss's law on the half volume of a wall, :math:`\sigma = \varepsilon\,\partial_n\phi` with the charge
     between wall and first edge taken into account; with the ions' charge the three sum to zero to rounding.
+
+    Example:
+        >>> import pnp
+        >>> ions = [pnp.Species("+", valence=1, diffusivity=1.0), pnp.Species("-", valence=-1, diffusivity=1.0)]
+        >>> salt = pnp.Electrolyte.dimensionless(ions, permittivity=0.01)
+        >>> ends = dict(left=pnp.Electrode(potential=2.0), right=pnp.Electrode(potential=-2.0))
+        >>> cell = pnp.Cell(salt, length=1.0, concentrations=1.0, **ends)
+        >>> charge = pnp.surface_charge(pnp.solve_steady(cell))
+        >>> f"{float(charge.left):.4f} {float(charge.right):.4f}"
+        '0.3079 -0.3079'
     """
     displacement = _edge_permittivity(solution) * electric_field(solution)
     volumes = solution.over_time(solution.grid.volumes, trailing=1)

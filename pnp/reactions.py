@@ -26,6 +26,12 @@ class Reaction:
 
     Raises:
         ValueError: Both sides empty, a number not positive, a negative rate constant.
+
+    Example:
+        >>> import pnp
+        >>> pairing = pnp.Reaction({"M+": 1, "A-": 1}, {"MA": 1}, forward=1e7, backward=1e8)
+        >>> float(pairing.forward / pairing.backward)  # the constant of the equilibrium [m³ mol⁻¹]
+        0.1
     """
 
     reactants: Mapping[str, float]
@@ -73,6 +79,12 @@ class ElectrodeReaction:
     References:
         | Bazant, Chu & Bayly, SIAM J. Appl. Math. 65, 1463 (2005)
         | van Soestbergen, Russ. J. Electrochem. 48, 570 (2012)
+
+    Example:
+        >>> import pnp
+        >>> deposition = pnp.ElectrodeReaction({"Cu2+": 1}, {}, rate_constant=1e-5)  # Cu²⁺ + 2 e⁻ → Cu
+        >>> pnp.Electrode(potential=-0.1, stern_capacitance=0.2, reactions=[deposition]).reactions[0].oxidised
+        {'Cu2+': 1.0}
     """
 
     oxidised: Mapping[str, float]

@@ -122,6 +122,12 @@ def triangle(start: Quantity, vertex: Quantity, *, rate: Quantity, cycles: int =
     """Cyclic voltammetry: from `start` to `vertex` and back at a scan rate > 0 [V s⁻¹], `cycles` times.
 
     Raises ValueError when `rate` is not positive, `start` equals `vertex` or `cycles` is below one.
+
+    Example:
+        >>> import pnp
+        >>> cyclic = pnp.triangle(start=0.0, vertex=-0.2, rate=20.0)  # 10 ms down, 10 ms up
+        >>> [round(float(cyclic(t)), 3) for t in (0.0, 0.005, 0.01, 0.015)]
+        [0.0, -0.1, -0.2, -0.1]
     """
     rate = as_quantity(rate, "triangle: rate", above=0.0)
     start, vertex = as_quantity(start, "triangle: start"), as_quantity(vertex, "triangle: vertex")

@@ -55,11 +55,14 @@ EXAMPLES = {name: python_blocks(text) for name, text in TEXTS.items()}
 STANDS_IN = {
     "docs/howto/gpu.md": [('"cuda"', '"cpu"')],
     "docs/howto/many_cells.md": [("10_000", "100")],
-    "docs/howto/watch_migration.md": [("logspace(-5, 0.5, 12", "logspace(-5, 0.5, 3")],
+    "docs/howto/watch_migration.md": [("logspace(-5, 0.5, 12", "logspace(-5, 0.5, 3"), ("times=times)", "times=times, nodes=15)")],
     "docs/sweeps.md": [
         ("100_000", "100"),
         ('"cell.toml"', repr(str(ROOT / "docs" / "examples" / "charging.toml"))),
-        ("LocalCluster(n_workers=8, threads_per_worker=1)", "LocalCluster(processes=False, dashboard_address=None)"),
+        (
+            "LocalCluster(n_workers=8, threads_per_worker=1)",
+            "LocalCluster(processes=False, dashboard_address=None)",
+        ),
     ],
 }
 """What a test cannot have, or has no time for, and what it has instead."""

@@ -1,7 +1,6 @@
 """Studies over tables: every row as if solved alone, whatever happens to the others or to the process."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -467,19 +466,6 @@ def test_a_gpu_gives_the_same_numbers(run, tmp_path):
     there = run(cell, voltages(40), devices=["cuda"], chunk=10, out=tmp_path / "there.nc")
     np.testing.assert_allclose(there.charge, here.charge, rtol=1e-9)
     assert (there.status == 0).all()
-
-
-def test_the_page_of_sweeps_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    page = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) == 3
-    shared = {"__name__": "sweeps"}
-    for block in blocks:
-        exec(compile(block.replace("100_000", "20").replace("41", "15"), "sweeps.md", "exec"), shared)
-    data = shared["data"].load()
-    assert data.flux.dims == ("voltage", "debye", "time", "species", "edge")
-    assert (data.status == 0).all()
 
 
 def test_a_cell_of_a_file_is_varied(run, tmp_path):

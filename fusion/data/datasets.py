@@ -158,6 +158,12 @@ def shared_private(
 
     Raises:
         ValueError: A number out of range, or another `label_from`.
+
+    Example:
+        >>> import fusion
+        >>> features, latents = fusion.shared_private(100, {"a": 8, "b": 6}, shared=2, private=2, seed=0)
+        >>> features.dims, {name: tuple(values.shape) for name, values in latents.items()}
+        ({'a': 8, 'b': 6}, {'shared': (100, 2), 'private a': (100, 2), 'private b': (100, 2)})
     """
     label_from = label_from or ("shared" if shared else "both")
     _check_shared_private(

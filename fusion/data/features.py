@@ -31,6 +31,14 @@ class Features:
         ValueError: No modality, no sample, a wrong shape or dtype, unequal numbers of samples, a value that
             is not finite where it is present and within the valid steps, a length out of range, a negative
             class, a split with other values or without training samples, or a sample without any modality.
+
+    Example:
+        >>> import fusion
+        >>> import torch
+        >>> views = {"audio": torch.randn(100, 32), "text": torch.randn(100, 16)}
+        >>> features = fusion.Features(views, label=torch.randint(3, (100,)))
+        >>> features.dims, features.task
+        ({'audio': 32, 'text': 16}, 'classification')
     """
 
     modalities: dict[str, Tensor]

@@ -179,6 +179,14 @@ def compare(
     Raises:
         ValueError: An unknown layer or baseline, no layer or no seed; or what :func:`train` finds wrong.
         ModuleNotFoundError: scikit-learn, or tqdm (for `progress`), is not installed.
+
+    Example:
+        >>> import fusion
+        >>> data, _ = fusion.shared_private(500, {"a": 8, "b": 6}, shared=2, private=2, seed=0)
+        >>> quick = fusion.Recipe(epochs=1)
+        >>> found = fusion.compare(data, ["gmf", "sum"], recipe=quick, seeds=2, progress=False)
+        >>> sorted(found.parameters), found.metrics[0]
+        (['gmf', 'sum'], 'accuracy')
     """
     makers = _makers(LAYERS if layers is None else layers)
     bars = _baselines(makers, baselines)

@@ -47,6 +47,13 @@ def evaluate(run: Run, features: Features, *, part: str = "test") -> Scores:
         ValueError: No label or of another kind, an unknown or empty part, a missing modality, or other
             features than those of the training without a split of their own.
         ModuleNotFoundError: scikit-learn is not installed.
+
+    Example:
+        >>> import fusion
+        >>> data, _ = fusion.shared_private(500, {"a": 8, "b": 6}, shared=2, private=2, seed=0)
+        >>> run = fusion.train("sum", data, recipe=fusion.Recipe(epochs=1), progress=False)
+        >>> list(fusion.evaluate(run, data))
+        ['all', 'without a', 'without b']
     """
     chosen = _samples(run, features, part)
     _check_label(run.task, chosen)

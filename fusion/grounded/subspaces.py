@@ -258,6 +258,14 @@ def dissociate(
     Raises:
         ValueError: Fewer than two modalities or samples, unequal sample counts, values that are not finite,
             chunks that can be read only once or do not fit each other, or a number out of its range.
+
+    Example:
+        >>> import fusion
+        >>> data, _ = fusion.shared_private(500, {"a": 8, "b": 6}, shared=2, private=2, seed=0)
+        >>> print(fusion.dissociate(data.modalities))  # two directions are shared
+        2 modalities, 500 samples
+          a: 8 channels, 2.0 of them invariant (noise level 0.043, total charge +1.51)
+          b: 6 channels, 2.0 of them invariant (noise level 0.043, total charge +1.59)
     """
     if safety <= 1:
         raise ValueError(f"dissociate: safety must be above 1, got {safety:g}.")

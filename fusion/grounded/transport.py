@@ -35,6 +35,14 @@ def channel_cell(
 
     Raises:
         ValueError: A number out of its range.
+
+    Example:
+        >>> import fusion
+        >>> import pnp
+        >>> import torch
+        >>> cell = fusion.channel_cell(torch.tensor([-0.1, 0.1, 0.8]), voltage=10.0)
+        >>> cell, pnp.solve_equilibrium(cell).solved.item()
+        (Cell(Electrode | Electrode; 3 species; batch ()), True)
     """
     count = valences.shape[-1]
     strength = valences.square().mean(-1).clamp(min=1e-12)

@@ -64,6 +64,16 @@ class CellGMF(FusionLayer):
     Raises:
         ValueError: A setting out of its range.
         RuntimeError: The layer is used before anything was measured.
+
+    Example:
+        >>> import fusion
+        >>> data, _ = fusion.shared_private(500, {"a": 8, "b": 6}, shared=2, private=2, seed=0)
+        >>> layer = fusion.CellGMF(data.dims)
+        >>> found = layer.fit(data.modalities)
+        >>> out = layer(data.modalities)
+        >>> back = layer.reconstruct(out.invariant, out.specific)
+        >>> bool((back["a"] - data.modalities["a"]).abs().max() < 1e-5)
+        True
     """
 
     fewest: ClassVar[int] = 2

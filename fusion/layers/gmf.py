@@ -36,6 +36,12 @@ class GMF(DissociationLayer):
     References:
         | arXiv:2410.15475 v1 (2024), sections on dissociation, concentration and reconstruction; 5,250,048
           parameters and 0.01 GFLOP for two modalities of 512 channels.
+
+    Example:
+        >>> import fusion
+        >>> layer = fusion.GMF({"audio": 512, "video": 512})
+        >>> f"{sum(weights.numel() for weights in layer.parameters()):,}"
+        '5,250,048'
     """
 
     def __init__(

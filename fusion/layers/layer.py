@@ -70,6 +70,15 @@ class FusionLayer(nn.Module, ABC):
     Raises:
         ValueError: Too few modalities, a length that is not a positive integer, or a name that
             :class:`torch.nn.ModuleDict` cannot hold.
+
+    Example:
+        >>> import fusion
+        >>> import torch
+        >>> layer = fusion.Sum({"audio": 32, "text": 16}, width=8)
+        >>> views = {"audio": torch.randn(5, 32), "text": torch.randn(5, 16)}
+        >>> out = layer(views, {"audio": torch.tensor([True, True, True, False, False])})  # two lack audio
+        >>> tuple(out.concatenated().shape)
+        (5, 8)
     """
 
     standardises: bool = False

@@ -29,6 +29,12 @@ class Stacked(FusionLayer):
 
     Raises:
         ValueError: A front-end that takes tokens, or a back-end made for other entries.
+
+    Example:
+        >>> import fusion
+        >>> layer = fusion.Stacked(fusion.GMF({"audio": 32, "text": 16}), fusion.MBT)
+        >>> layer.out_features
+        128
     """
 
     def __init__(

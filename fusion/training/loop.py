@@ -74,6 +74,13 @@ def train(
         FloatingPointError: The loss is not finite; the last checkpoint stays.
         ModuleNotFoundError: tqdm (for `progress`), safetensors (for `out`), tensorboard, or lightning-fabric
             (for several processes) is not installed.
+
+    Example:
+        >>> import fusion
+        >>> data, _ = fusion.shared_private(500, {"a": 8, "b": 6}, shared=2, private=2, seed=0)
+        >>> run = fusion.train("sum", data, recipe=fusion.Recipe(epochs=1), progress=False)
+        >>> run.layer, len(run.history)
+        ('sum', 1)
     """
     engine = engine_for(features.device)
     features = posed(features.to(engine.device(features.device)), task, seed)

@@ -81,6 +81,17 @@ def solve_equilibrium(
 
     Warns:
         UnderResolvedWarning: The spacing at a wall exceeds the local Debye length.
+
+    Example:
+        >>> import pnp
+        >>> import torch
+        >>> ions = [pnp.Species(f"{z:+.2f}", valence=z, diffusivity=1.0) for z in torch.linspace(-1, 1, 100)]
+        >>> many = pnp.Electrolyte.dimensionless(ions, permittivity=0.1)
+        >>> ends = dict(left=pnp.Electrode(potential=2.0), right=pnp.Electrode(potential=-2.0))
+        >>> cell = pnp.Cell(many, length=1.0, concentrations=0.01, ground=0.5, **ends)
+        >>> rest = pnp.solve_equilibrium(cell)
+        >>> tuple(rest.concentrations.shape), rest.solved.item()
+        ((100, 201), True)
     """
     if not cell.comes_to_rest:
         raise ValueError(

@@ -50,7 +50,7 @@ def run(
     overwrite: bool = False,
     progress: bool = True,
 ) -> "xarray.Dataset":
-    """Solve the cells of a table, chunk by chunk, and keep observables of each in one file.
+    """Solve the cells of a table, chunk by chunk, and keep observables of each in one file::
 
         def cell(voltage, debye):  # columns of the table, `(row,)`
             salt = pnp.Electrolyte.dimensionless(..., permittivity=2 * debye**2)
