@@ -55,7 +55,10 @@ EXAMPLES = {name: python_blocks(text) for name, text in TEXTS.items()}
 STANDS_IN = {
     "docs/howto/gpu.md": [('"cuda"', '"cpu"')],
     "docs/howto/many_cells.md": [("10_000", "100")],
-    "docs/howto/watch_migration.md": [("logspace(-5, 0.5, 12", "logspace(-5, 0.5, 3"), ("times=times)", "times=times, nodes=15)")],
+    "docs/howto/watch_migration.md": [
+        ("logspace(-5, 0.5, 12", "logspace(-5, 0.5, 3"),
+        ("times=times)", "times=times, nodes=15)"),
+    ],
     "docs/sweeps.md": [
         ("100_000", "100"),
         ('"cell.toml"', repr(str(ROOT / "docs" / "examples" / "charging.toml"))),
