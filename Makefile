@@ -9,7 +9,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test docs benchmark lint format clean
+.PHONY: demo test benchmark lint format clean
 
 demo: $(READY)
 	$(BIN)/python -m fusion demo --out out/demo
@@ -18,6 +18,7 @@ test: $(READY)
 	# One thread a process: more would only wait for each other on matrices this small.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
+.PHONY: docs
 docs: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -q -c docs . out/docs
 	@echo "out/docs/index.html"
