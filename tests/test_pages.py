@@ -25,7 +25,7 @@ PAGES = sorted(
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
 TEXTS = dict(zip(NAMES, (path.read_text(encoding="utf-8") for path in PAGES), strict=True))
 FENCE = re.compile(r"^(`{3,})([^\n`]*)\n(.*?)^\1[ ]*$", re.DOTALL | re.MULTILINE)
-LINK = re.compile(r"(?<!\\)\]\(([^)\s]+)\)")
+LINK = re.compile(r"(?<!\\)\]\(<?([^)>\s]+)[)>]")
 
 
 def python_blocks(text):
