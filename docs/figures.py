@@ -9,6 +9,7 @@ import fusion
 import pnp
 from fusion.demo import canonical_cell
 from fusion.plotting import plot_migration, plot_parts, plot_sharing
+from pnp.palette import STYLE
 from pnp.plotting import plot_profiles
 
 IMAGES = Path(__file__).parent / "images"
@@ -48,5 +49,6 @@ def sharing() -> None:
 
 if __name__ == "__main__":
     matplotlib.use("agg")
+    matplotlib.rcParams.update(STYLE)
     overview()
     sharing()

@@ -12,6 +12,9 @@ import numpy as np
 
 import pnp
 from pnp.atomic import replacing
+from pnp.palette import ANION as SPECIFIC
+from pnp.palette import CATION as INVARIANT
+from pnp.palette import GROUND, MARKERS, MODALITIES, POTENTIAL, PREDICTABILITY, SEQUENTIAL
 
 from .grounded.sharing import Sharing
 from .grounded.subspaces import Channels, Subspaces
@@ -22,10 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap, Normalize
 
     from .evaluation.comparison import Comparison
-
-SPECIFIC, INVARIANT, GROUND, POTENTIAL = "#0072B2", "#D55E00", "#009E73", "#222222"
-MODALITIES = ("#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#0072B2", "#999999")
-MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 
 
 def plot_migration(
@@ -111,7 +110,7 @@ def plot_channels(
         rows.clip(1e-2, 1e2),
         aspect="auto",
         extent=(0, 1, len(rows) + 0.5, 0.5),
-        cmap="cividis",
+        cmap=SEQUENTIAL,
         norm=LogNorm(1e-2, 1e2),
         interpolation="nearest",
     )
@@ -163,7 +162,7 @@ def plot_sharing(sharing: Sharing, *, title: str | None = None, ax: "Axes | None
     )
     values = np.stack([sharing.r_squared[other].cpu().numpy()[order] for other in others], axis=-1)
     names = [sharing.names[row] for row in order]
-    image = ax.imshow(values, aspect="auto", cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
+    image = ax.imshow(values, aspect="auto", cmap=SEQUENTIAL, vmin=0, vmax=1, interpolation="nearest")
     starts = [row for row, name in enumerate(names) if row == 0 or name != names[row - 1]]
     ends = [*starts[1:], len(names)]
     labels = [f"{names[start]}: {end - start}" for start, end in zip(starts, ends, strict=True)]
@@ -316,7 +315,7 @@ def _predictability_norm(channels: Channels) -> "Normalize":
 def _ramp() -> "Colormap":
     from matplotlib.colors import LinearSegmentedColormap
 
-    return LinearSegmentedColormap.from_list("valence", [SPECIFIC, "#B8B8B8", INVARIANT])
+    return LinearSegmentedColormap.from_list("predictability", PREDICTABILITY)
 
 
 def _axes(ax: "Axes | None") -> "Axes":
