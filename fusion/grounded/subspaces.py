@@ -14,6 +14,7 @@ from .ions import Noise, noise_edge, valence
 from .matching import Canonical, Ranking, rank, surprise
 from .measure import measure
 from .samples import Source
+from .settings import CellSettings
 from .sharing import Sharing, share_out
 from .transport import channel_cell, equilibrate, gates, opening
 
@@ -259,17 +260,21 @@ def dissociate(
         ValueError: Fewer than two modalities or samples, unequal sample counts, values that are not finite,
             chunks that can be read only once or do not fit each other, or a number out of its range.
     """
-    if safety <= 1:
-        raise ValueError(f"dissociate: safety must be above 1, got {safety:g}.")
-    if permutations < 1:
-        raise ValueError(f"dissociate: permutations must be at least 1, got {permutations}.")
+    settings = CellSettings(
+        voltage=voltage,
+        ground=ground,
+        debye_length=debye_length,
+        safety=safety,
+        permutations=permutations,
+        seed=seed,
+    )
     measured = measure(features, present=present, shuffles=permutations, seed=seed)
     coherence, edges = measured.coherence, noise_edge(measured)
     condensed = condense(coherence.matrix, coherence.dims)
     ions = {}
     for name in coherence.whitenings:
         noise = Noise.above(edges[name], safety, voltage)
-        ions[name] = _equilibrium(condensed, name, noise, ground, debye_length)
+        ions[name] = _equilibrium(condensed, name, noise, settings)
     frames = _frames(condensed, ions)
     channels = {}
     for name, one in ions.items():
@@ -281,7 +286,7 @@ def dissociate(
     return Subspaces(coherence, channels)
 
 
-def _equilibrium(condensed: Condensed, name: str, noise: Noise, ground: float, debye_length: float) -> dict:
+def _equilibrium(condensed: Condensed, name: str, noise: Noise, settings: CellSettings) -> dict:
     here = slices(condensed.dims)[name]
     values, vectors = torch.linalg.eigh(predictability(condensed.matrix, here))
     shared, basis = values.flip(0).clamp(0, 1), vectors.flip(-1).mT
@@ -291,7 +296,9 @@ def _equilibrium(condensed: Condensed, name: str, noise: Noise, ground: float, d
         left_out = len(condensed.turns[name]) - len(shared)
         shared = torch.cat([shared, shared.new_zeros(left_out)])
     valences = valence(shared, noise.level)
-    cell = channel_cell(valences, voltage=noise.voltage, ground=ground, debye_length=debye_length)
+    cell = channel_cell(
+        valences, voltage=noise.voltage, ground=settings.ground, debye_length=settings.debye_length
+    )
     solution = equilibrate(cell)
     return {
         "basis": basis * largest.sign(),
