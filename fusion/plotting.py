@@ -4,11 +4,12 @@ Every function draws on `ax` (or on new axes) and returns the axes it drew on. C
 everywhere: channels run from blue (unpredictable) to vermilion (predictable), the ground is green.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import Tensor
 
 import pnp
 from pnp.atomic import replacing
@@ -16,19 +17,21 @@ from pnp.palette import ANION as SPECIFIC
 from pnp.palette import CATION as INVARIANT
 from pnp.palette import GROUND, MARKERS, MODALITIES, POTENTIAL, PREDICTABILITY, SEQUENTIAL
 
+from .grounded.channels import Ions
 from .grounded.sharing import Sharing
-from .grounded.subspaces import Channels, Subspaces
+from .grounded.subspaces import Subspaces
 from .grounded.transport import centres, migrate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.colors import Colormap, Normalize
+    from matplotlib.colors import Colormap, TwoSlopeNorm
+    from matplotlib.figure import Figure
 
     from .evaluation.comparison import Comparison
 
 
 def plot_migration(
-    channels: Channels,
+    channels: Ions,
     solution: pnp.Solution | None = None,
     *,
     title: str | None = None,
@@ -39,46 +42,62 @@ def plot_migration(
     Grey is the noise level: what others predict better turns vermilion and migrates beyond the ground *b*.
 
     Arguments:
-        channels: From :func:`fusion.dissociate`.
+        channels: From :func:`fusion.dissociate`, or of a :class:`fusion.MigrationRecord`.
         solution: A transient of their cell from :func:`fusion.grounded.transport.migrate`; None: compute it.
         title: Goes before the number of channels and the total charge, which migration conserves.
     """
-    from matplotlib.cm import ScalarMappable
-
     ax = _axes(ax)
     solution = migrate(channels.cell) if solution is None else solution
     if solution.times is None:
         raise ValueError("plot_migration: the solution must be a transient, from fusion.migrate.")
+    norm = predictability_norm(channels.predictability, channels.noise_level)
+    draw_paths(ax, channels, solution, norm)
+    ax.set_ylabel("centre of mass (L)")
+    draw_colours(norm, [ax])
+    count = len(channels.gates)
+    ax.set_title(f"{title + ': ' if title else ''}{count} channels, total charge {channels.charge:+.2f}")
+    return ax
+
+
+def draw_paths(ax: "Axes", channels: Ions, solution: pnp.Solution, norm: "TwoSlopeNorm") -> None:
+    """Centres of mass over logarithmic time, coloured by R², and the ground."""
+    assert solution.times is not None
     times = solution.times.cpu().numpy()
     paths = centres(solution).detach().cpu().numpy()
-    shared, norm = channels.predictability.cpu().numpy(), _predictability_norm(channels)
+    shared = channels.predictability.cpu().numpy()
     moving = times > 0
     for index in np.argsort(shared):
-        ax.plot(times[moving], paths[moving, index], color=_ramp()(norm(shared[index])), lw=1.2)
-    place = float(channels.cell.ground.detach())
-    ax.axhline(place, color=GROUND, lw=1.2, ls="--")
-    ax.annotate(
-        "b",
-        (1, place),
-        (-12, 4),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        color=GROUND,
-    )
+        ax.plot(times[moving], paths[moving, index], color=ramp()(norm(shared[index])), lw=1.2)
+    draw_ground(ax, float(channels.cell.ground.detach()))
     ax.set_xscale("log")
     ax.set_ylim(0, 1)
     ax.set_xlim(times[moving][0], times[-1])
     ax.set_xlabel("time (L² / D)")
-    ax.set_ylabel("centre of mass (L)")
-    bar = ax.figure.colorbar(ScalarMappable(norm, _ramp()), ax=ax)
+
+
+def draw_ground(ax: "Axes", place: float) -> None:
+    """A line at the ground, with its name at the left end, where paths have not parted yet."""
+    ax.axhline(place, color=GROUND, lw=1.2, ls="--")
+    where = ax.get_yaxis_transform()
+    ax.annotate("b", (0, place), (6, 5), xycoords=where, textcoords="offset points", color=GROUND)
+
+
+def draw_colours(norm: "TwoSlopeNorm", axes: "list[Axes]") -> None:
+    """The scale of R², with the noise level on it."""
+    from matplotlib.cm import ScalarMappable
+
+    bar = axes[-1].figure.colorbar(ScalarMappable(norm, ramp()), ax=axes)
+    level, top = norm.vcenter, norm.vmax or 1.0
+    bar.set_ticks(
+        [0.0, level, (level + top) / 2, top],
+        labels=["0", f"{level:.2f} (noise)", f"{(level + top) / 2:.2f}", f"{top:.2f}"],
+    )
+    bar.minorticks_off()
     bar.set_label("R² from the other modalities")
-    charge = float(channels.valences.sum())
-    ax.set_title(f"{title + ': ' if title else ''}{len(shared)} channels, total charge {charge:+.2f}")
-    return ax
 
 
 def plot_channels(
-    channels: Channels,
+    channels: Ions,
     solution: pnp.Solution | None = None,
     *,
     moment: int = -1,
@@ -91,7 +110,7 @@ def plot_channels(
     logarithmic.
 
     Arguments:
-        channels: From :func:`fusion.dissociate`.
+        channels: From :func:`fusion.dissociate`, or of a :class:`fusion.MigrationRecord`.
         solution: A transient from :func:`fusion.grounded.transport.migrate` to take `moment` from; None: the
             equilibrium of the cell.
         moment: Index of a time of the transient.
@@ -125,7 +144,7 @@ def plot_channels(
     ax.set_xlabel("position (L)")
     ax.set_ylabel("channel, by valence")
     ax.locator_params(axis="y", integer=True)
-    bar = ax.figure.colorbar(image, ax=ax, pad=0.16)
+    bar = ax.figure.colorbar(image, ax=ax, pad=0.12)
     bar.set_label("concentration / mixed state")
     when = "" if solution.times is None else f"t = {float(solution.times[moment]):.2g} L²/D"
     ax.set_title(": ".join(part for part in (title, when) if part))
@@ -208,7 +227,7 @@ def plot_parts(subspaces: Subspaces, *, ax: "Axes | None" = None) -> "Axes":
 
 
 def animate_channels(
-    channels: Channels,
+    channels: Ions,
     path: Path | str,
     solution: pnp.Solution | None = None,
     *,
@@ -218,7 +237,7 @@ def animate_channels(
     """Write a film of :func:`plot_channels` over time: `.gif`, or `.html` with buttons, without other programs.
 
     Arguments:
-        channels: From :func:`fusion.dissociate`.
+        channels: From :func:`fusion.dissociate`, or of a :class:`fusion.MigrationRecord`.
         path: Replaced atomically.
         solution: A transient of their cell from :func:`fusion.grounded.transport.migrate`; None: compute it.
 
@@ -226,11 +245,8 @@ def animate_channels(
         ValueError: Another suffix, or a solution that is no transient.
     """
     from matplotlib import pyplot
-    from matplotlib.animation import FuncAnimation, PillowWriter
 
-    path = Path(path)
-    if path.suffix not in (".gif", ".html"):
-        raise ValueError(f"path must end in .gif or .html, got {path.name!r}.")
+    path = film_path(path)
     solution = migrate(channels.cell) if solution is None else solution
     if solution.times is None:
         raise ValueError("animate_channels: the solution must be a transient, from fusion.migrate.")
@@ -245,7 +261,17 @@ def animate_channels(
         twin.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
         return [ax]
 
-    film = FuncAnimation(figure, draw, frames=len(solution.times), interval=1000 / frames_per_second)
+    write_film(path, figure, draw, len(solution.times), frames_per_second)
+
+
+def write_film(
+    path: Path, figure: "Figure", draw: Callable[[int], list], frames: int, frames_per_second: float
+) -> None:
+    """Write what `draw` makes of a figure, frame by frame, and close the figure; see :func:`animate_channels`."""
+    from matplotlib import pyplot
+    from matplotlib.animation import FuncAnimation, PillowWriter
+
+    film = FuncAnimation(figure, draw, frames=frames, interval=1000 / frames_per_second)
     with replacing(path) as temporary:
         if path.suffix == ".gif":
             written = temporary.with_suffix(".gif")  # the format is told by the name
@@ -254,6 +280,14 @@ def animate_channels(
         else:
             temporary.write_text(film.to_jshtml(fps=round(frames_per_second)), encoding="utf-8")
     pyplot.close(figure)
+
+
+def film_path(path: Path | str) -> Path:
+    """A path that a film can be written to; ValueError for another suffix than `.gif` and `.html`."""
+    path = Path(path)
+    if path.suffix not in (".gif", ".html"):
+        raise ValueError(f"path must end in .gif or .html, got {path.name!r}.")
+    return path
 
 
 def plot_comparison(
@@ -304,15 +338,15 @@ def plot_history(histories: Mapping[str, Sequence[float]], *, ax: "Axes | None" 
     return ax
 
 
-def _predictability_norm(channels: Channels) -> "Normalize":
+def predictability_norm(predictability: Tensor, noise_level: float) -> "TwoSlopeNorm":
     """R² to colour, grey at the noise level."""
     from matplotlib.colors import TwoSlopeNorm
 
-    top = float(channels.predictability.max())
-    return TwoSlopeNorm(channels.noise_level, 0.0, max(top, 1.001 * channels.noise_level))
+    return TwoSlopeNorm(noise_level, 0.0, max(float(predictability.max()), 1.001 * noise_level))
 
 
-def _ramp() -> "Colormap":
+def ramp() -> "Colormap":
+    """From blue by grey to vermilion."""
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("predictability", PREDICTABILITY)
