@@ -4,7 +4,7 @@ Every function draws on `ax` (or on new axes) and returns the axes it drew on. C
 everywhere: channels run from blue (unpredictable) to vermilion (predictable), the ground is green.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +12,8 @@ import numpy as np
 from torch import Tensor
 
 import pnp
-from pnp.atomic import replacing
-from pnp.palette import ANION as SPECIFIC
-from pnp.palette import CATION as INVARIANT
-from pnp.palette import GROUND, MARKERS, MODALITIES, POTENTIAL, PREDICTABILITY, SEQUENTIAL
+from pnp.film import Film, film_path
+from pnp.palette import GROUND, MARKERS, MODALITIES, PALE, POTENTIAL, PREDICTABILITY, SEQUENTIAL
 
 from .grounded.channels import Ions
 from .grounded.sharing import Sharing
@@ -25,7 +23,6 @@ from .grounded.transport import centres, migrate
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap, TwoSlopeNorm
-    from matplotlib.figure import Figure
 
     from .evaluation.comparison import Comparison
 
@@ -120,13 +117,10 @@ def plot_channels(
     ax = _axes(ax)
     solution = channels.solution if solution is None else solution
     state = solution if solution.times is None else solution.at(moment)
-    order = channels.valences.cpu().numpy().argsort()[::-1]
     nodes = state.grid.nodes.detach().cpu().numpy()
-    raster = np.linspace(0, 1, 300)
-    rows = state.concentrations.detach().cpu().numpy()[order] * len(order)
-    rows = np.stack([np.interp(raster, nodes, row) for row in rows])
+    rows = _by_valence(channels, state)
     image = ax.imshow(
-        rows.clip(1e-2, 1e2),
+        rows,
         aspect="auto",
         extent=(0, 1, len(rows) + 0.5, 0.5),
         cmap=SEQUENTIAL,
@@ -149,6 +143,14 @@ def plot_channels(
     when = "" if solution.times is None else f"t = {float(solution.times[moment]):.2g} L²/D"
     ax.set_title(": ".join(part for part in (title, when) if part))
     return ax
+
+
+def _by_valence(channels: Ions, state: pnp.Solution) -> np.ndarray:
+    """Concentrations over the mixed state's, the most positive channel first, at even positions `(l, 300)`."""
+    order = channels.valences.cpu().numpy().argsort()[::-1]
+    nodes = state.grid.nodes.detach().cpu().numpy()
+    rows = state.concentrations.detach().cpu().numpy()[order] * len(order)
+    return np.stack([np.interp(np.linspace(0, 1, 300), nodes, row) for row in rows]).clip(1e-2, 1e2)
 
 
 def plot_gates(subspaces: Subspaces, *, ax: "Axes | None" = None) -> "Axes":
@@ -206,7 +208,7 @@ def plot_parts(subspaces: Subspaces, *, ax: "Axes | None" = None) -> "Axes":
         {part for one in found.values() for part in one.names}, key=lambda part: (-part.count("+"), part)
     )
     colours = {part: MODALITIES[rank % len(MODALITIES)] for rank, part in enumerate(parts)}
-    colours["its own"] = "#DDDDDD"
+    colours["its own"] = PALE
     shares = {}
     for name, one in found.items():
         total = len(subspaces.channels[name].gates)
@@ -228,66 +230,46 @@ def plot_parts(subspaces: Subspaces, *, ax: "Axes | None" = None) -> "Axes":
 
 def animate_channels(
     channels: Ions,
-    path: Path | str,
+    path: Path | str | None = None,
     solution: pnp.Solution | None = None,
     *,
     title: str | None = None,
     frames_per_second: float = 8.0,
-) -> None:
-    """Write a film of :func:`plot_channels` over time: `.gif`, or `.html` with buttons, without other programs.
+) -> Film:
+    """A film of :func:`plot_channels` over time, which a notebook shows with a slider.
 
     Arguments:
         channels: From :func:`fusion.dissociate`, or of a :class:`fusion.MigrationRecord`.
-        path: Replaced atomically.
+        path: A `.gif`, or an `.html` with buttons, replaced atomically; None: nowhere.
         solution: A transient of their cell from :func:`fusion.grounded.transport.migrate`; None: compute it.
 
     Raises:
         ValueError: Another suffix, or a solution that is no transient.
     """
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
-    path = film_path(path)
+    path = None if path is None else film_path(path)
     solution = migrate(channels.cell) if solution is None else solution
     if solution.times is None:
         raise ValueError("animate_channels: the solution must be a transient, from fusion.migrate.")
-    figure = pyplot.figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.2), dpi=90, layout="constrained")
+    ax = plot_channels(channels, solution, moment=0, title=title, ax=figure.add_subplot())
+    ax.set_title(title or "")
+    twin = next(one for one in figure.axes if one.get_ylabel().startswith("potential"))
     # One scale for all: the potential would seem to stand still if its axis moved.
     low, high = (float(one) for one in solution.potential.detach().aminmax())
+    twin.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
 
-    def draw(moment: int) -> list:
-        figure.clear()
-        ax = plot_channels(channels, solution, moment=moment, title=title, ax=figure.add_subplot())
-        twin = next(one for one in figure.axes if one.get_ylabel().startswith("potential"))
-        twin.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
-        return [ax]
+    def draw(moment: int) -> None:
+        state = solution.at(moment)
+        ax.images[0].set_data(_by_valence(channels, state))
+        twin.get_lines()[0].set_ydata(state.potential.detach().cpu().numpy())
 
-    write_film(path, figure, draw, len(solution.times), frames_per_second)
-
-
-def write_film(
-    path: Path, figure: "Figure", draw: Callable[[int], list], frames: int, frames_per_second: float
-) -> None:
-    """Write what `draw` makes of a figure, frame by frame, and close the figure; see :func:`animate_channels`."""
-    from matplotlib import pyplot
-    from matplotlib.animation import FuncAnimation, PillowWriter
-
-    film = FuncAnimation(figure, draw, frames=frames, interval=1000 / frames_per_second)
-    with replacing(path) as temporary:
-        if path.suffix == ".gif":
-            written = temporary.with_suffix(".gif")  # the format is told by the name
-            film.save(written, writer=PillowWriter(fps=round(frames_per_second)), dpi=90)
-            written.replace(temporary)
-        else:
-            temporary.write_text(film.to_jshtml(fps=round(frames_per_second)), encoding="utf-8")
-    pyplot.close(figure)
-
-
-def film_path(path: Path | str) -> Path:
-    """A path that a film can be written to; ValueError for another suffix than `.gif` and `.html`."""
-    path = Path(path)
-    if path.suffix not in (".gif", ".html"):
-        raise ValueError(f"path must end in .gif or .html, got {path.name!r}.")
-    return path
+    captions = [f"t = {float(time):.2g} L²/D" for time in solution.times]
+    film = Film.of(figure, draw, captions, frames_per_second=frames_per_second)
+    if path is not None:
+        film.save(path)
+    return film
 
 
 def plot_comparison(

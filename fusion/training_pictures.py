@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pnp.film import Film, film_path
+
 from .grounded.migration_record import Course, MigrationRecord
 from .grounded.transport import migrate
 from .plotting import (
     POTENTIAL,
     draw_colours,
     draw_paths,
-    film_path,
     plot_channels,
     predictability_norm,
     ramp,
-    write_film,
 )
 
 if TYPE_CHECKING:
@@ -111,23 +111,26 @@ def plot_course(record: MigrationRecord, modality: str, *, ax: "Axes | None" = N
 
 
 def animate_training(
-    record: MigrationRecord, modality: str, path: Path | str, *, frames_per_second: float = 4.0
-) -> None:
-    """Write a film of where channels come to rest, epoch by epoch: `.gif`, or `.html` with buttons.
+    record: MigrationRecord, modality: str, path: Path | str | None = None, *, frames_per_second: float = 4.0
+) -> Film:
+    """A film of where channels come to rest, epoch by epoch, which a notebook shows with a slider.
 
     Every frame is :func:`~fusion.plotting.plot_channels` of the equilibrium after that epoch.
+
+    Arguments:
+        path: A `.gif`, or an `.html` with buttons, replaced atomically; None: nowhere.
 
     Raises:
         ValueError: Another suffix, or a modality that was not recorded.
     """
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
-    path = film_path(path)
+    path = None if path is None else film_path(path)
     states = [record.ions(modality, epoch) for epoch in record]
-    figure = pyplot.figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.2), dpi=90, layout="constrained")
     highest = max(float(one.solution.potential.abs().max()) for one in states)
 
-    def draw(index: int) -> list:
+    def draw(index: int) -> None:
         figure.clear()
         state = states[index]
         ax = plot_channels(state, title=modality, ax=figure.add_subplot())
@@ -137,9 +140,12 @@ def animate_training(
             f"{modality}, {_when(record, record.epochs[index])}: total charge {state.charge:+.2f}, "
             f"{state.invariant_dimension:.1f} invariant"
         )
-        return [ax]
 
-    write_film(path, figure, draw, len(states), frames_per_second)
+    captions = [f"epoch {epoch}" for epoch in record]
+    film = Film.of(figure, draw, captions, frames_per_second=frames_per_second)
+    if path is not None:
+        film.save(path)
+    return film
 
 
 def _before_during_after(record: MigrationRecord, course: Course) -> list[int]:

@@ -1,4 +1,4 @@
-"""Draw the gallery and its page: python -m gallery [NAME ...] (one minute)."""
+"""Draw the gallery and its page: python -m gallery [NAME ...] (two minutes)."""
 
 import importlib
 import inspect
@@ -14,8 +14,8 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 HEAD = """# Gallery
 
-One figure a script of `gallery/`, each of some sixty lines to take as a beginning. `make gallery` draws them all again and
-writes this page; colours mean what [Notation](notation.md#colours) says.
+One figure a script of `gallery/`, each of some sixty lines to take as a beginning. `make gallery` draws them all again
+and writes this page; colours mean what [Notation](notation.md#colours) says.
 """
 
 
@@ -23,9 +23,13 @@ def page() -> str:
     """The page, from the scripts' docstrings: a title, and a caption."""
     parts = [HEAD]
     for name in SCRIPTS:
-        title, _, caption = (inspect.getdoc(importlib.import_module(f"gallery.{name}")) or "").partition("\n\n")
-        parts.append(f"## {title}\n\n![{title}](images/gallery/{name}.png)\n\n{caption}\n\n"
-                     f"[gallery/{name}.py](../gallery/{name}.py)\n")
+        title, _, caption = (inspect.getdoc(importlib.import_module(f"gallery.{name}")) or "").partition(
+            "\n\n"
+        )
+        parts.append(
+            f"## {title}\n\n![{title}](images/gallery/{name}.png)\n\n{caption}\n\n"
+            f"[gallery/{name}.py](../gallery/{name}.py)\n"
+        )
     return "\n".join(parts)
 
 

@@ -1,8 +1,8 @@
 """Impedance arcs
 
-Nyquist's plot of a copper cell for three rate constants of the electrode reaction: an arc of the bulk, an arc of charge
-transfer that shrinks as the reaction gets faster, and one of diffusion through the cell. A blocking cell (dashed) ends in a
-vertical line instead.
+Nyquist's plot of a copper cell for three rate constants of the electrode reaction: an arc of the bulk, an arc of
+charge transfer that shrinks as the reaction gets faster, and one of diffusion through the cell. A blocking cell
+(dashed) ends in a vertical line instead.
 """
 
 import torch
@@ -12,7 +12,7 @@ import pnp
 from pnp.palette import NEUTRAL, shades
 
 RATES = torch.tensor([1e-5, 3e-5, 3e-4], dtype=torch.float64)  # m/s
-FREQUENCIES = torch.logspace(-1, 7.5, 120, dtype=torch.float64)  # Hz
+FREQUENCIES = torch.logspace(-1, 9, 140, dtype=torch.float64)  # Hz
 
 
 def draw() -> Figure:
@@ -29,7 +29,7 @@ def draw() -> Figure:
 
     found = impedance((pnp.ElectrodeReaction({"Cu2+": 1}, {}, rate_constant=RATES),))
     blocking = impedance(())
-    figure = Figure(figsize=(7.5, 4.4), layout="constrained")
+    figure = Figure(figsize=(7.5, 3.6), layout="constrained")
     ax = figure.subplots()
     for rate, z, color in zip(RATES, found, shades(len(RATES)), strict=True):
         ax.plot(z.real, -z.imag, color=color, label=f"$k_0$ = {float(rate) * 1e6:.0f} µm/s")

@@ -1,8 +1,8 @@
 """Reversal potential, from Goldman, Hodgkin and Katz to Planck
 
-The potential at which no current flows between two baths of potassium, sodium and chloride, against the Debye length over
-the thickness of the layer between them. Textbooks have its two ends: a constant field where the Debye length is long, a
-neutral layer where it is short; the cell has what is between.
+The potential at which no current flows between two baths of potassium, sodium and chloride, against the Debye length
+over the thickness of the layer between them. Textbooks have the two ends: a constant field where the Debye length is
+long, a neutral layer where it is short.
 """
 
 import torch

@@ -1,14 +1,15 @@
 """Double layer of ions that have a size
 
-Left: point ions (dashed) would crowd at a charged wall without limit, ions of 0.7 nm fill it to one ion in each cube and
-grow outwards. Right: the capacitance therefore falls at high voltage, as in the formula of Bikerman, Kilic, Bazant and Ajdari.
+Left: point ions (dashed) would crowd at a charged wall without limit; ions of 0.7 nm fill the space next to it and the
+layer grows outwards. Right: the capacitance therefore falls at high voltage; lines are the closed form of Kilic, Bazant
+and Ajdari (2007), points the derivative of the charge.
 """
 
 import torch
 from matplotlib.figure import Figure
 
 import pnp
-from pnp.palette import LIMIT, MARKERS, shades
+from pnp.palette import LIMIT, MARKERS, NEUTRAL, shades
 
 SALT, AVOGADRO = 100.0, 6.02214076e23
 WALLS = torch.tensor([-0.05, -0.15, -0.4], dtype=torch.float64)  # V
@@ -34,11 +35,10 @@ def draw() -> Figure:
         for one, x, wall, color in zip(
             steady.concentrations[:, 0], steady.positions, WALLS, shades(3), strict=True
         ):
-            label = f"{float(wall) * 1e3:.0f} mV" if diameter else None
+            label = f"−{-float(wall) * 1e3:.0f} mV" if diameter else None
             profile.semilogy(x * 1e9, one / 1e3, style, color=color, label=label)
-    profile.axhline(
-        1e-3 / (AVOGADRO * 0.7e-9**3), color=LIMIT, ls=":", label="one ion in each (0.7 nm)³"
-    )
+    profile.plot([], [], "--", color=NEUTRAL, label="point ions")
+    profile.axhline(1e-3 / (AVOGADRO * 0.7e-9**3), color=LIMIT, ls=":", label="one ion in each (0.7 nm)³")
     profile.set(xlim=(0, 6), ylim=(0.08, 300), xlabel="distance from the wall (nm)", ylabel="cations (M)")
     profile.legend(title="wall at")
 

@@ -77,17 +77,18 @@ class Film:
     ) -> Self:
         """Take one picture a caption, of what `draw(index)` has made of the figure.
 
-        The layout is found once, for the first picture. What is drawn then stays unless `draw` changes it, which is
-        several times faster than drawing axes anew.
+        As long as the axes stay the same ones their layout is that of the first picture; changing what is in them is
+        several times faster than drawing them anew.
         """
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-        canvas = FigureCanvasAgg(figure)
-        pictures = []
+        canvas, layout = FigureCanvasAgg(figure), figure.get_layout_engine()
+        pictures, axes = [], None
         for index in range(len(captions)):
             draw(index)
+            figure.set_layout_engine("none" if figure.axes == axes else layout)
+            axes = figure.axes
             canvas.draw()
-            figure.set_layout_engine("none")
             pictures.append(_small(canvas.buffer_rgba()))
         return cls(pictures, captions, first, frames_per_second)
 
@@ -117,9 +118,7 @@ class Film:
 
         Raises ValueError for another suffix.
         """
-        path = Path(path)
-        if path.suffix not in (".gif", ".html"):
-            raise ValueError(f"path must end in .gif or .html, got {path.name!r}.")
+        path = film_path(path)
         with replacing(path) as temporary:
             if path.suffix == ".html":
                 page = f'<!doctype html><meta charset="utf-8"><title>{html.escape(path.stem)}</title>{self.html()}'
@@ -133,6 +132,14 @@ class Film:
         first, *others = [Image.open(io.BytesIO(one)) for one in self.pictures]
         pause = round(1000 / self.frames_per_second)
         first.save(path, format="GIF", save_all=True, append_images=others, duration=pause, loop=0)
+
+
+def film_path(path: Path | str) -> Path:
+    """A path that a film can be saved at; ValueError for another suffix than `.gif` and `.html`."""
+    path = Path(path)
+    if path.suffix not in (".gif", ".html"):
+        raise ValueError(f"path must end in .gif or .html, got {path.name!r}.")
+    return path
 
 
 def _small(pixels: memoryview) -> bytes:

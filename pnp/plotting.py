@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from .film import Film
+from .film import Film, film_path
 from .observables import current_density
 from .palette import ANION, CATION, GROUND, NEUTRAL, POTENTIAL, SEQUENTIAL
 from .solution import Solution
@@ -171,9 +171,12 @@ def animate_profiles(
     """
     from matplotlib.figure import Figure
 
+    path = None if path is None else film_path(path)
     if solution.times is None:
         elements = range(solution.status.numel())
-        pictures = [tuple(part[0] if part.ndim > 1 else part for part in _profiles(solution, one)) for one in elements]
+        pictures = [
+            tuple(part[0] if part.ndim > 1 else part for part in _profiles(solution, one)) for one in elements
+        ]
         usual, element = [f"element {one}" for one in elements], 0
     else:
         x, concentrations, potential = _profiles(solution, element)
