@@ -1,8 +1,8 @@
 """Cyclic voltammogram
 
 A dissolved couple (1 mM, one electron, fast) in 100 mM of salt, driven past its standard potential and back at three
-scan rates. The current of oxidation peaks when the couple next to the electrode is used up; the peak follows the formula
-of Randles and Ševčík (dotted), but for what charges the double layer.
+scan rates. The current of oxidation peaks when the couple next to the electrode is used up; the peak follows the
+formula of Randles and Ševčík (dotted), but for what charges the double layer.
 """
 
 import torch

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
 CATION, ANION, NEUTRAL, PALE = "#D55E00", "#0072B2", "#999999", "#DDDDDD"
-"""Ions by the sign of their charge; also what is invariant, what is specific, what is there to compare with, and the rest."""
+"""Ions by the sign of their charge; also what is invariant, what is specific, what one compares with, and the rest."""
 
 POTENTIAL, GROUND, LIMIT = "#222222", "#009E73", "#882255"
 """The potential and whatever else is measured or solved; the ground *b*; closed forms and limiting laws."""
