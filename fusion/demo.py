@@ -177,6 +177,16 @@ def draw_migration(subspaces: Subspaces, out: Path) -> list[Picture]:
     ]
 
 
+def film_migration(subspaces: Subspaces, out: Path, suffix: str) -> list[Path]:
+    """Film the channels of every modality, `migration_NAME.SUFFIX` in the folder `out`; `gif` or `html`."""
+    from .plotting import animate_channels
+
+    paths = {name: out / f"migration_{name}.{suffix}" for name in subspaces.channels}
+    for name, path in paths.items():
+        animate_channels(subspaces.channels[name], path, title=name)
+    return list(paths.values())
+
+
 def migration(out: Path) -> Section:
     """(b) Two views of handwritten digits as ions."""
     features = digits_two_views()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import Tensor
 
 import pnp
@@ -18,7 +19,7 @@ from pnp.palette import GROUND, MARKERS, MODALITIES, PALE, POTENTIAL, PREDICTABI
 from .grounded.channels import Ions
 from .grounded.sharing import Sharing
 from .grounded.subspaces import Subspaces
-from .grounded.transport import centres, migrate
+from .grounded.transport import centres, migrate, opening
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -154,19 +155,36 @@ def _by_valence(channels: Ions, state: pnp.Solution) -> np.ndarray:
 
 
 def plot_gates(subspaces: Subspaces, *, ax: "Axes | None" = None) -> "Axes":
-    """Gate of every channel against its R², one colour a modality, with each modality's noise level."""
+    """Gate of every channel against its valence, one colour a modality, with the gates of ions that feel no others.
+
+    At valence zero a channel is predicted just as well as chance can, so this is the noise level of every modality;
+    valences are linear around it, where gates decide, and logarithmic beyond.
+    """
     ax = _axes(ax)
+    narrow = min(5 / one.voltage for one in subspaces.channels.values())
+    ends = np.array([float(end) for one in subspaces.channels.values() for end in one.valences.aminmax()])
+    raster = torch.from_numpy(
+        np.concatenate([-np.geomspace(narrow / 50, 1)[::-1], np.geomspace(narrow / 50, 1)])
+    )
     for rank, (name, one) in enumerate(subspaces.channels.items()):
         color = MODALITIES[rank % len(MODALITIES)]
-        shared, gate = one.predictability.cpu().numpy(), one.gates.cpu().numpy()
-        label = f"{name}: {one.invariant_dimension:.1f} of {len(gate)} invariant"
+        alone = opening(torch.sigmoid(raster * one.voltage))
+        ax.plot(raster, alone, color=color, lw=1, label="without other ions" if rank == 0 else None)
+        label = (
+            f"{name}: {one.invariant_dimension:.1f} of {len(one.gates)} invariant,\n"
+            f"noise level {one.noise_level:.3f}, total charge {one.charge:+.2f}"
+        )
         # Two modalities share their R², so the rings are of different size.
-        ax.plot(shared, gate, "o", ms=max(10 - 4 * rank, 3), mfc="none", mec=color, mew=1.8, label=label)
-        ax.axvline(one.noise_level, color=color, lw=1, ls=":", label="noise level" if rank == 0 else None)
-    ax.set_xlabel("R² from the other modalities")
+        size = max(10 - 4 * rank, 3)
+        valences, gates = one.valences.cpu().numpy(), one.gates.cpu().numpy()
+        ax.plot(valences, gates, "o", ms=size, mfc="none", mec=color, mew=1.8, label=label)
+    ax.axvline(0, color=POTENTIAL, lw=1, ls=":")
+    ax.set_xscale("symlog", linthresh=narrow)
+    ax.set_xlim(1.5 * min(ends.min(), -narrow), 1.5 * ends.max())
+    ax.set_xlabel("valence (0: noise level, 1: predicted fully)")
     ax.set_ylabel("gate (0 closed, 1 open)")
     ax.set_ylim(-0.05, 1.05)
-    ax.legend(frameon=False, loc="center right")
+    ax.legend(frameon=False, loc="center right", fontsize="small")
     return ax
 
 
@@ -201,7 +219,7 @@ def plot_sharing(sharing: Sharing, *, title: str | None = None, ax: "Axes | None
 
 
 def plot_parts(subspaces: Subspaces, *, ax: "Axes | None" = None) -> "Axes":
-    """What went where: how many channels of every modality are its own, and with whom it shares the others."""
+    """What went where: channels that are a modality's own, with whom it shares the others, and the total charge."""
     ax = _axes(ax)
     found = subspaces.shared_by()
     parts = sorted(
@@ -220,11 +238,14 @@ def plot_parts(subspaces: Subspaces, *, ax: "Axes | None" = None) -> "Axes":
         bars = ax.barh(list(found), width, left=left, color=colours[part], label=part, height=0.6)
         ax.bar_label(bars, [str(count) if count else "" for count in width], label_type="center")
         left += width
+    charges = [f"charge {subspaces.channels[name].charge:+.2f}" for name in found]
+    ax.bar_label(bars, charges, padding=6)
+    ax.margins(x=0.3)
     ax.invert_yaxis()
     ax.set_xlabel("channels")
     ax.set_ylabel("modality")
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0), title="shared by")
+    ax.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), title="shared by")
     return ax
 
 

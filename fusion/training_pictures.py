@@ -5,7 +5,7 @@ Colours are those of :mod:`fusion.plotting`.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -21,9 +21,11 @@ from .plotting import (
     predictability_norm,
     ramp,
 )
+from .report import picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def plot_training(
@@ -146,6 +148,34 @@ def animate_training(
     if path is not None:
         film.save(path)
     return film
+
+
+def draw_training(
+    record: MigrationRecord, modalities: Sequence[str], out: Path, films: str | None = None
+) -> list[Path]:
+    """Write all pictures of modalities into a folder: `training_NAME.png`, `course_NAME.png`, and perhaps films.
+
+    Arguments:
+        record: Of :class:`~fusion.MigrationRecorder`.
+        modalities: Whose channels.
+        out: The folder, made if it is missing.
+        films: `gif` or `html`, for `training_NAME.gif` or `.html` too.
+
+    Raises:
+        ValueError: A modality that was not recorded.
+    """
+    paths = []
+    for name in modalities:
+        for what, ax in (
+            ("training", plot_training(record, name)[0]),
+            ("course", plot_course(record, name)),
+        ):
+            figure = cast("Figure", ax.figure)
+            paths.append(picture(figure, out / f"{what}_{name}.png", caption="").path)
+        if films is not None:
+            paths.append(out / f"training_{name}.{films}")
+            animate_training(record, name, paths[-1])
+    return paths
 
 
 def _before_during_after(record: MigrationRecord, course: Course) -> list[int]:

@@ -9,6 +9,7 @@ import torch
 from matplotlib import pyplot
 
 import fusion
+from fusion.__main__ import main
 from fusion.training_pictures import animate_training, plot_course, plot_training
 
 matplotlib.use("agg")
@@ -172,3 +173,22 @@ def test_the_course_of_valences_is_drawn_and_filmed(recorder, tmp_path):
     assert (tmp_path / "film.gif").read_bytes()[:6] == b"GIF89a"
     with pytest.raises(ValueError, match=r"must end in \.gif or \.html"):
         animate_training(recorder.record, "b", tmp_path / "film.mp4")
+
+
+def test_the_command_line_draws_what_a_training_recorded(features, tmp_path, capsys):
+    fusion.save_features(tmp_path / "two.npz", features)
+    run, out = tmp_path / "run", tmp_path / "out"
+    command = ["train", str(tmp_path / "two.npz"), "--out", str(run), "--layer", "sum", "--epochs", "1"]
+    assert main(command) == 0
+    assert main(["migrate", str(run), "--out", str(out)]) == 2
+    assert "train with --record-migration" in capsys.readouterr().err
+    recorder = fusion.MigrationRecorder(run / "migration.npz", **CELL)
+    recorder.add(0, features.modalities)
+    recorder.add(1, features.modalities)
+    assert main(["migrate", str(run), "--out", str(out), "--modalities", "b", "--films", "gif"]) == 0
+    written = {"training_b.png", "course_b.png", "training_b.gif"}
+    assert {file.name for file in out.iterdir()} == written
+    assert main(["migrate", str(run), "--out", str(out), "--modalities", "c"]) == 2
+    assert "modality must be one of ['a', 'b'], got 'c'" in capsys.readouterr().err
+    assert main([*command, "--record-migration"]) == 0
+    assert fusion.load_migration(run / "migration.npz").epochs == (0, 1)

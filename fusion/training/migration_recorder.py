@@ -25,11 +25,11 @@ class MigrationRecorder:
 
     The encoded features of some training samples are dissociated, whatever the layer is: what encoders do to them moves
     the channels. A :class:`~fusion.layers.cell_gmf.CellGMF` gives its own cell: its settings, those that it trains,
-    and its basis if that is trained. ::
+    and its basis if that is trained. :mod:`fusion.training_pictures` draws it. ::
 
         recorder = fusion.MigrationRecorder("run/migration.npz")
-        fusion.train("cell", features, recipe=fusion.Recipe(extractor=64), callbacks=[recorder])
-        fusion.training_pictures.plot_training(recorder.record, "audio")
+        fusion.train("cell", features, recipe=fusion.Recipe(extractor=64), out="run", callbacks=[recorder])
+        plot_training(recorder.record, "audio")
 
     Arguments:
         path: An `.npz` file that is replaced after every epoch, for :func:`~fusion.load_migration`; a training that was
