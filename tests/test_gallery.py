@@ -16,8 +16,8 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 # The same figures of less, because two of them take half a minute.
 QUICK = {
-    "cyclic_voltammogram": {"RATES": (8.0,), "MOMENTS": 21},
-    "migration_of_six_views": {"VIEWS": ("lower_left", "frequencies")},
+    "cyclic_voltammogram": {"RATES": (8.0,), "MOMENTS": 11},
+    "migration_of_six_views": {"VIEWS": ("lower_left", "frequencies"), "MOMENTS": 6},
     "subspaces_before_and_after_training": {"EPOCHS": 2},
 }
 
@@ -28,12 +28,13 @@ def test_draws_a_figure_with_names_and_units(name, monkeypatch):
     for setting, value in QUICK.get(name, {}).items():
         monkeypatch.setattr(script, setting, value)
     figure = script.draw()
-    drawn = [ax for ax in figure.axes if ax.has_data()]
-    assert drawn
-    for ax in drawn:
-        edge = ax.get_subplotspec()
-        assert ax.get_ylabel() or not edge.is_first_col() or ax.get_label() == "<colorbar>"
-        assert ax.get_xlabel() or not edge.is_last_row()
+    panels = [ax for ax in figure.axes if ax.get_label() != "<colorbar>"]
+    assert any(ax.has_data() for ax in panels)
+    # Panels that share an axis have its name at the edge of the figure.
+    for ax in panels:
+        place = ax.get_subplotspec()
+        assert ax.get_ylabel() or not place.is_first_col()
+        assert ax.get_xlabel() or not place.is_last_row()
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
