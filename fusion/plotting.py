@@ -14,7 +14,7 @@ from torch import Tensor
 
 import pnp
 from pnp.film import Film, film_path
-from pnp.palette import GROUND, MARKERS, MODALITIES, PALE, POTENTIAL, PREDICTABILITY, SEQUENTIAL
+from pnp.palette import GROUND, MARKERS, MODALITIES, PALE, POTENTIAL, PREDICTABILITY, SEQUENTIAL, ink
 
 from .grounded.channels import Ions
 from .grounded.sharing import Sharing
@@ -236,7 +236,8 @@ def plot_parts(subspaces: Subspaces, *, ax: "Axes | None" = None) -> "Axes":
     for part in [*parts, "its own"]:
         width = np.array([shares[name][part] for name in found])
         bars = ax.barh(list(found), width, left=left, color=colours[part], label=part, height=0.6)
-        ax.bar_label(bars, [str(count) if count else "" for count in width], label_type="center")
+        texts = [str(count) if count else "" for count in width]
+        ax.bar_label(bars, texts, label_type="center", color=ink(colours[part]))
         left += width
     charges = [f"charge {subspaces.channels[name].charge:+.2f}" for name in found]
     ax.bar_label(bars, charges, padding=6)

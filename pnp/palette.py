@@ -50,3 +50,9 @@ def shades(count: int) -> "ndarray":
     from matplotlib import colormaps
 
     return np.asarray(colormaps[SEQUENTIAL](np.linspace(0, 0.9, count)))
+
+
+def ink(colour: str) -> str:
+    """White or :data:`POTENTIAL`'s black, whichever is read better on a colour `#rrggbb`."""
+    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+    return POTENTIAL if 0.299 * red + 0.587 * green + 0.114 * blue > 128 else "white"

@@ -152,6 +152,7 @@ def animate_profiles(
     element: int = 0,
     log: bool = False,
     title: str | None = None,
+    first: int = 0,
     frames_per_second: float = 8.0,
 ) -> Film:
     """The moments of a transient, or the elements of a batch of steady states, on axes that stand still.
@@ -162,12 +163,14 @@ def animate_profiles(
         captions: One a picture; None: the times of a transient, the numbers of elements.
         element: Which element of a flattened batch of transients.
         log: Logarithmic concentrations.
+        first: Index of the picture that a page shows at the beginning.
 
     Returns:
         What a notebook shows with a slider.
 
     Raises:
-        ValueError: Captions of another number, another suffix than `.gif` and `.html`, or a rate not positive.
+        ValueError: Captions of another number, `first` out of range, another suffix than `.gif` and `.html`, or
+            a rate that is not positive.
     """
     from matplotlib.figure import Figure
 
@@ -201,7 +204,7 @@ def animate_profiles(
             curve.set_data(x * length.factor, profile * content.factor)
         twin.get_lines()[0].set_data(x * length.factor, potential * volts.factor)
 
-    film = Film.of(figure, draw, captions, frames_per_second=frames_per_second)
+    film = Film.of(figure, draw, captions, first=first, frames_per_second=frames_per_second)
     if path is not None:
         film.save(path)
     return film

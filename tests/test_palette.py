@@ -66,6 +66,12 @@ def test_shades_go_from_dark_to_light_and_stay_visible():
     assert palette.shades(1).shape == (1, 4)
 
 
+@pytest.mark.parametrize("colour", [*palette.MODALITIES, palette.PALE, palette.CATION, palette.ANION])
+def test_ink_is_read_on_every_colour(colour):
+    inks = {"white": "#FFFFFF"}.get(palette.ink(colour), palette.ink(colour))
+    assert abs(lab(colour, "full")[0] - lab(inks, "full")[0]) > 35
+
+
 def test_nobody_has_hues_of_their_own():
     folders = ("pnp", "fusion", "docs", "benchmarks", "gallery")
     sources = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
