@@ -68,5 +68,5 @@ def test_every_door_knows_of_the_size(tmp_path):
     torch.testing.assert_close(recorder.record.ions("a", 0).gates, one.gates)
     with pytest.raises(ValueError, match="ion_size must be at least 0 and below 1, got 1"):
         fusion.dissociate(features.modalities, ion_size=1.0)
-    with pytest.raises(ValueError, match="ion_size must be at least 0 and below 1, got -0.1"):
+    with pytest.raises(ValueError, match=r"ion_size must be at least 0 and below 1, got -0\.1"):
         fusion.channel_cell(torch.ones(2).double(), voltage=1.0, ion_size=-0.1)
