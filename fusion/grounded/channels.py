@@ -37,7 +37,11 @@ class Ions:
         """The ions that channels of given R² `(l,)` become, once they have settled."""
         valences = valence(predictability, noise.level)
         cell = channel_cell(
-            valences, voltage=noise.voltage, ground=settings.ground, debye_length=settings.debye_length
+            valences,
+            voltage=noise.voltage,
+            ground=settings.ground,
+            debye_length=settings.debye_length,
+            ion_size=settings.ion_size,
         )
         solution = equilibrate(cell)
         return cls(predictability, noise.level, valences, noise.voltage, solution, opening(gates(solution)))

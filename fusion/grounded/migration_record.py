@@ -17,7 +17,7 @@ from .ions import Noise
 from .settings import CellSettings
 
 OF_CHANNELS = ("predictability", "gates")
-OF_CELLS = ("noise_level", "voltage", "ground", "debye_length")
+OF_CELLS = ("noise_level", "voltage", "ground", "debye_length", "ion_size")
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class Course:
     Attributes:
         predictability: R² of every channel from the other modalities, `(epochs, l)`, best predicted first.
         gates: `(epochs, l)`.
-        noise_level, voltage, ground, debye_length: Of the cell in every epoch, `(epochs,)`.
+        noise_level, voltage, ground, debye_length, ion_size: Of the cell in every epoch, `(epochs,)`.
     """
 
     predictability: Tensor
@@ -36,13 +36,13 @@ class Course:
     voltage: Tensor
     ground: Tensor
     debye_length: Tensor
+    ion_size: Tensor
 
     @classmethod
     def of(cls, ions: Ions, settings: CellSettings) -> "Course":
         """A course of one epoch."""
-        cell = torch.tensor(
-            [[ions.noise_level, ions.voltage, settings.ground, settings.debye_length]], dtype=torch.float64
-        )
+        about = (ions.noise_level, ions.voltage, settings.ground, settings.debye_length, settings.ion_size)
+        cell = torch.tensor([about], dtype=torch.float64)
         numbers = (ions.predictability, ions.gates)
         return cls(*(one.detach().double().cpu().unsqueeze(0) for one in numbers), *cell.unbind(-1))
 
@@ -64,7 +64,9 @@ class Course:
         """The ions of the epoch at an index, settled anew."""
         noise = Noise(float(self.noise_level[index]), float(self.voltage[index]))
         settings = CellSettings(
-            ground=float(self.ground[index]), debye_length=float(self.debye_length[index])
+            ground=float(self.ground[index]),
+            debye_length=float(self.debye_length[index]),
+            ion_size=float(self.ion_size[index]),
         )
         return Ions.at_rest(self.predictability[index], noise, settings)
 

@@ -200,6 +200,7 @@ def dissociate(
     voltage: float | None = None,
     ground: float = 0.5,
     debye_length: float = 1.0,
+    ion_size: float = 0.0,
     safety: float = 1.3,
     permutations: int = 4,
     seed: int = 0,
@@ -228,6 +229,8 @@ def dissociate(
             size.
         ground: Position of *b* between 0 and 1; nearer to 0, more channels may be invariant.
         debye_length: In lengths of the cell; see :func:`fusion.grounded.transport.channel_cell`.
+        ion_size: Share of the cell that all channels fill, 0 to below 1: at most :math:`l\,(1-b)/\mathrm{ion\_size}`
+            of them become invariant.
         safety: The noise level is this factor above the largest R² between shuffled modalities.
         permutations, seed: Of that null measurement.
 
@@ -239,6 +242,7 @@ def dissociate(
         voltage=voltage,
         ground=ground,
         debye_length=debye_length,
+        ion_size=ion_size,
         safety=safety,
         permutations=permutations,
         seed=seed,

@@ -61,7 +61,7 @@ class CellGMF(FusionLayer):
             memory, no rotation) there is no such loss.
         train: Which of `voltage`, `ground`, `debye_length` (of each modality's cell) and `gain` (of each coordinate
             of each part) are trained.
-        settings: `voltage`, `ground`, `debye_length`, `safety`, `permutations` and `seed` of
+        settings: `voltage`, `ground`, `debye_length`, `ion_size`, `safety`, `permutations` and `seed` of
             :func:`~fusion.grounded.subspaces.dissociate`.
 
     Raises:
@@ -200,6 +200,30 @@ class CellGMF(FusionLayer):
         """
         self._check_fitted()
         return {name: self._of(name).linear(standardised=standardised) for name in self.dims}
+
+    @torch.no_grad()
+    def charges(self, *, standardised: bool = False) -> dict[str, tuple[Tensor, Tensor]]:
+        r"""Of every modality the map of whitened features to features, and its charges as an operator, `(l, l)` each.
+
+        .. math:: f - \mu = U v, \qquad Z = (S - r_0 I) / (1 - r_0)
+
+        The eigenvalues of *Z* are the valences of the channels.
+
+        Arguments:
+            standardised: For features over their standard deviation.
+
+        Raises:
+            RuntimeError: Nothing was measured yet.
+        """
+        self._check_fitted()
+        coherence, found = self._kept_coherence(), {}
+        for name in self.dims:
+            one, level = self._of(name).measured, self._of(name).noise.level
+            unwhiten = torch.linalg.inv(one.matrix).mT
+            identity = torch.eye(len(unwhiten)).to(unwhiten)
+            charge = (coherence.predictability(name) - level * identity) / (1 - level)
+            found[name] = (unwhiten if standardised else one.scale.unsqueeze(-1) * unwhiten, charge)
+        return found
 
     def charge_present(self, present: Mapping[str, Tensor]) -> Tensor:
         r"""The share of all invariant power that the modalities present have or predict, `(*batch)`, 0 to 1.

@@ -86,15 +86,17 @@ class ChannelMaps(nn.Module):
             voltage=shift("voltage").exp(),
             ground=torch.sigmoid(logit + shift("ground")),
             debye_length=self.settings.debye_length * shift("debye_length").exp(),
+            ion_size=self.settings.ion_size,
         )
 
     @property
     def fixed_knobs(self) -> Knobs:
         """The same without gradients."""
         knobs = self.knobs
-        return Knobs(
-            *(torch.as_tensor(one).detach() for one in (knobs.voltage, knobs.ground, knobs.debye_length))
+        voltage, ground, debye_length = (
+            torch.as_tensor(one).detach() for one in (knobs.voltage, knobs.ground, knobs.debye_length)
         )
+        return Knobs(voltage, ground, debye_length, knobs.ion_size)
 
     @property
     def measured(self) -> Whitening:
