@@ -2,6 +2,7 @@
 # make test   the test suite
 # make docs   the documentation as a site, in out/docs/
 # make benchmark   measure speed beside other codes; docs/performance.md, some ten minutes
+# make gallery   draw the figures of docs/gallery.md again, two minutes
 # All set up .venv by themselves and need only make, git and Python 3.11 or newer.
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test benchmark lint format clean
+.PHONY: demo test benchmark gallery lint format clean
 
 demo: $(READY)
 	$(BIN)/python -m fusion demo --out out/demo
@@ -26,6 +27,9 @@ docs: $(READY)
 benchmark: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[benchmark]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.report --peers
+
+gallery: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m gallery
 
 lint: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"

@@ -104,7 +104,7 @@ def untrained(seed: int, dims: Mapping[str, int], shared: int = SHARED) -> dict[
     layer = CellGMF(dims)
     found = layer.fit(features.modalities)
     out = layer.eval()(features.modalities)
-    scores = _origins(out.invariant, out.specific, latents) if shared else {}
+    scores = origins(out.invariant, out.specific, latents) if shared else {}
     scores["dimension"] = statistics.mean(one.invariant_dimension for one in found.channels.values())
     if shared:
         whole = torch.cat(list(features.modalities.values()), dim=-1)
@@ -135,7 +135,7 @@ def trained(seed: int, maker: Any, label: str, recipe: fusion.Recipe) -> dict[st
     invariant, specific = run.parts(features.test)
     if invariant:
         rows = (features.split == 2).nonzero().squeeze(-1)
-        scores |= _origins(invariant, specific, {name: values[rows] for name, values in latents.items()})
+        scores |= origins(invariant, specific, {name: values[rows] for name, values in latents.items()})
     if isinstance(run.model.layer, CellGMF):
         scores["dimension"] = statistics.mean(
             float(run.model.layer.maps[name].invariant.square().sum()) for name in TWO
@@ -143,7 +143,7 @@ def trained(seed: int, maker: Any, label: str, recipe: fusion.Recipe) -> dict[st
     return scores
 
 
-def _origins(
+def origins(
     invariant: Mapping[str, Tensor], specific: Mapping[str, Tensor], latents: Mapping[str, Tensor]
 ) -> dict[str, float]:
     """R² of shared and private latents from the two parts, means over modalities."""

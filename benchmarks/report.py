@@ -10,13 +10,14 @@ from typing import Any
 
 import matplotlib
 
+from pnp.palette import MODALITIES, POTENTIAL, STYLE
+
 from . import startup, steady, transient
 from .measure import load, machine, options, save
 
 DOCS = Path(__file__).parents[1] / "docs"
 FIGURE = DOCS / "figures" / "performance.png"
-OURS, EXPERT = "#0072B2", "#D55E00"
-OTHERS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+OURS, (EXPERT, *OTHERS) = POTENTIAL, MODALITIES
 
 PAGE = """# Performance
 
@@ -142,9 +143,9 @@ def figure(found: dict[str, Any]) -> None:
     precision.xaxis.set_minor_formatter(NullFormatter())
     for axis in axes.flat:
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, frameon=False)
+        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2)
     FIGURE.parent.mkdir(exist_ok=True)
-    canvas.savefig(FIGURE, dpi=110)
+    canvas.savefig(FIGURE)
     pyplot.close(canvas)
 
 
@@ -184,4 +185,5 @@ PARTS: dict[str, Any] = {"steady": steady, "transient": transient, "startup": st
 
 if __name__ == "__main__":
     matplotlib.use("agg")
+    matplotlib.rcParams.update(STYLE)
     main()

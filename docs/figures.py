@@ -1,5 +1,6 @@
-"""Make the figures of the pages: python docs/figures.py."""
+"""Make the figures of the pages: python docs/figures.py [NAME ...]."""
 
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -9,6 +10,8 @@ import fusion
 import pnp
 from fusion.demo import canonical_cell
 from fusion.plotting import plot_migration, plot_parts, plot_sharing
+from fusion.training_pictures import plot_course, plot_training
+from pnp.palette import STYLE
 from pnp.plotting import plot_profiles
 
 IMAGES = Path(__file__).parent / "images"
@@ -46,7 +49,28 @@ def sharing() -> None:
     pyplot.close(figure)
 
 
+def training() -> None:
+    """How training the grounded layer moves the channels of encoders, before, during and after."""
+    from matplotlib import pyplot
+
+    features, _ = fusion.shared_private(
+        3000, {"audio": 32, "video": 24}, shared=5, private=5, noise=0.2, nonlinear=True
+    )
+    recorder = fusion.MigrationRecorder()
+    recipe = fusion.Recipe(extractor=64)
+    fusion.train("cell", features.with_split(0), recipe=recipe, callbacks=[recorder], progress=False)
+    for name, axes in (
+        ("training", plot_training(recorder.record, "audio")),
+        ("course", [plot_course(recorder.record, "audio")]),
+    ):
+        axes[0].figure.savefig(IMAGES / f"{name}.png", dpi=110)
+        pyplot.close(axes[0].figure)
+
+
 if __name__ == "__main__":
     matplotlib.use("agg")
-    overview()
-    sharing()
+    matplotlib.rcParams.update(STYLE)
+    torch.set_num_threads(1)
+    made = {one.__name__: one for one in (overview, sharing, training)}
+    for name in sys.argv[1:] or made:
+        made[name]()

@@ -17,6 +17,7 @@ from fusion.evaluation.theory import (
     reconstruction_from,
 )
 from fusion.randomness import seeded
+from pnp.palette import LIMIT, POTENTIAL, STYLE, shades
 
 IMAGE = Path(__file__).parent / "images" / "theory.png"
 DIMENSIONS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 40, 48, 56)
@@ -92,9 +93,7 @@ def draw(by_samples: dict[int, torch.Tensor], lifts: list[Lifted], plain: float)
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-    for (samples, accuracies), color in zip(
-        by_samples.items(), ("#D55E00", "#CC79A7", "#0072B2"), strict=True
-    ):
+    for (samples, accuracies), color in zip(by_samples.items(), shades(len(by_samples)), strict=True):
         mean, spread = accuracies.mean(dim=0), accuracies.std(dim=0)
         left.errorbar(DIMENSIONS, mean, spread, color=color, capsize=2, label=f"{samples} training samples")
         best = int(mean.argmax())
@@ -105,9 +104,9 @@ def draw(by_samples: dict[int, torch.Tensor], lifts: list[Lifted], plain: float)
     left.set_title("3.2  a feature has an optimal dimension")
     expansions = [one.expansion for one in lifts]
     right.semilogx(
-        expansions, [one.accuracy for one in lifts], "o-", color="#0072B2", label="lifted and returned"
+        expansions, [one.accuracy for one in lifts], "o-", color=POTENTIAL, label="lifted and returned"
     )
-    right.axhline(plain, color="black", ls="--", label="the features themselves")
+    right.axhline(plain, color=LIMIT, ls="--", label="the features themselves")
     right.set_xlabel("expansion n of a random lift")
     right.set_ylabel("accuracy of the nearest mean")
     right.legend(frameon=False, loc="lower right")
@@ -130,7 +129,8 @@ def main() -> None:
         ),
         end="",
     )
-    draw(by_samples, lifts, plain)
+    with matplotlib.rc_context(STYLE):
+        draw(by_samples, lifts, plain)
 
 
 PAGE = """# The paper's theory, executed

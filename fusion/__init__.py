@@ -16,6 +16,7 @@ from .evaluation.comparison import Comparison, compare
 from .evaluation.dependence import explained_variance, mutual_information
 from .evaluation.diagnostics import diagnose
 from .evaluation.scores import evaluate
+from .grounded.migration_record import MigrationRecord, load_migration, save_migration
 from .grounded.subspaces import Channels, Subspaces, dissociate
 from .grounded.subspaces_file import load_subspaces, save_subspaces
 from .grounded.transport import channel_cell, migrate
@@ -33,7 +34,9 @@ from .layers.registry import LAYERS, find_layer
 from .layers.scfae import SCFAE
 from .layers.stacked import Stacked
 from .model import FusionModel, Prediction
+from .training.callback import Callback
 from .training.loop import train
+from .training.migration_recorder import MigrationRecorder
 from .training.recipe import Recipe
 from .training.run import Run, load_run
 
@@ -44,6 +47,7 @@ __all__ = [
     "MISA",
     "SCFAE",
     "AttentionEncoder",
+    "Callback",
     "CellGMF",
     "Channels",
     "Comparison",
@@ -56,6 +60,8 @@ __all__ = [
     "GatedFusion",
     "LateFusion",
     "LowRankTensorFusion",
+    "MigrationRecord",
+    "MigrationRecorder",
     "Perceiver",
     "Prediction",
     "Recipe",
@@ -77,11 +83,13 @@ __all__ = [
     "explained_variance",
     "find_layer",
     "load_features",
+    "load_migration",
     "load_run",
     "load_subspaces",
     "migrate",
     "mutual_information",
     "save_features",
+    "save_migration",
     "save_subspaces",
     "shared_private",
     "train",

@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help should not
     from .training.recipe import Recipe
 
 
+RECORD = "migration.npz"
+"""Of a migration, in the folder of a run."""
 SETTINGS: tuple[tuple[str, type, str], ...] = (
     ("epochs", int, "at most"),
     ("batch_size", int, "in each process"),
@@ -104,6 +106,11 @@ def _add_train(commands: Any) -> None:
     )
     command.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     command.add_argument("--tensorboard", action="store_true", help="log for TensorBoard, in RUN/tensorboard")
+    command.add_argument(
+        "--record-migration",
+        action="store_true",
+        help="record how channels migrate, in RUN/migration.npz, for `migrate RUN`",
+    )
     _add_task(command)
     _add_recipe(command)
     command.set_defaults(run=_train)
@@ -113,8 +120,10 @@ def _train(options: argparse.Namespace) -> None:
     from .distributed import is_main
     from .evaluation.scores import evaluate, with_mean_of_incomplete
     from .training.loop import train
+    from .training.migration_recorder import MigrationRecorder
 
     features = _features(options)
+    recorders = [MigrationRecorder(options.out / RECORD)] if options.record_migration else []
     run = train(
         options.layer,
         features,
@@ -123,6 +132,7 @@ def _train(options: argparse.Namespace) -> None:
         task=options.task,
         out=options.out,
         tensorboard=options.tensorboard,
+        callbacks=recorders,
     )
     if not is_main():
         return
@@ -202,23 +212,45 @@ def _compare(options: argparse.Namespace) -> None:
 def _add_migrate(commands: Any) -> None:
     command = commands.add_parser(
         "migrate",
-        help="watch the channels of every modality migrate as ions",
+        help="watch the channels of every modality migrate as ions, or how a training moved them",
         description="Dissociate the features, without training, and draw how their channels migrate; of "
-        "sequences, those of their means.",
+        "sequences, those of their means. Of a run: what --record-migration has recorded.",
     )
-    _add_features(command)
+    command.add_argument(
+        "features", type=Path, metavar="FEATURES", help=".npz or .safetensors file, or folder of a run"
+    )
+    _add_choice(command)
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the pictures")
+    command.add_argument("--films", choices=("gif", "html"), help="also a film of every modality, as")
     command.set_defaults(run=_migrate)
 
 
 def _migrate(options: argparse.Namespace) -> None:
-    from .demo import draw_migration
+    from .demo import draw_migration, film_migration
     from .grounded.subspaces import dissociate
 
+    if options.features.is_dir():
+        _draw_training(options)
+        return
     subspaces = dissociate(_features(options).pooled().modalities)
     print(subspaces)
     for shown in draw_migration(subspaces, options.out):
         print(shown.path)
+    for path in film_migration(subspaces, options.out, options.films) if options.films else ():
+        print(path)
+
+
+def _draw_training(options: argparse.Namespace) -> None:
+    from .grounded.migration_record import load_migration
+    from .training_pictures import draw_training
+
+    if not (options.features / RECORD).is_file():
+        raise ValueError(
+            f"{options.features} holds no {RECORD}: train with --record-migration, or give a feature file."
+        )
+    record = load_migration(options.features / RECORD)
+    for path in draw_training(record, options.modalities or list(record.courses), options.out, options.films):
+        print(path)
 
 
 def _add_demo(commands: Any) -> None:
@@ -245,9 +277,19 @@ def _demo(options: argparse.Namespace) -> None:
 def _add_features(command: argparse.ArgumentParser, choose: bool = True) -> None:
     command.add_argument("features", type=Path, metavar="FEATURES", help=".npz or .safetensors file")
     if choose:
-        command.add_argument(
-            "--modalities", type=_names, metavar="A,B", help="which, in this order; default: all"
-        )
+        _add_choice(command)
+    else:
+        _add_device(command)
+
+
+def _add_choice(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--modalities", type=_names, metavar="A,B", help="which, in this order; default: all"
+    )
+    _add_device(command)
+
+
+def _add_device(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: %(default)s)")
 
 

@@ -82,6 +82,7 @@ def charging(out: Path) -> Section:
     from matplotlib import pyplot
 
     from pnp.analytic import canonical_cell as exact_cell
+    from pnp.palette import LIMIT
     from pnp.plotting import plot_current, plot_profiles, plot_space_time
 
     cell = canonical_cell()
@@ -103,8 +104,8 @@ def charging(out: Path) -> Section:
     plot_space_time(solution, "cation", ax=axes[1])
     plot_current(solution, ax=axes[2])
     charging_time = debye * LENGTH / 2 / diffusivity
-    axes[2].axvline(charging_time * 1e6, color="#009E73", ls=":", label="λ L / 2D")
-    axes[2].axvline((LENGTH / 2) ** 2 / diffusivity * 1e6, color="#CC79A7", ls=":", label="(L/2)² / D")
+    axes[2].axvline(charging_time * 1e6, color=LIMIT, ls=":", label="λ L / 2D")
+    axes[2].axvline((LENGTH / 2) ** 2 / diffusivity * 1e6, color=LIMIT, ls="--", label="(L/2)² / D")
     axes[2].legend(frameon=False, loc="lower left")
     shown = picture(
         figure,
@@ -174,6 +175,16 @@ def draw_migration(subspaces: Subspaces, out: Path) -> list[Picture]:
         ),
         picture(gates, out / "gates.png", caption="The gates that follow, sharp at the noise level of R²."),
     ]
+
+
+def film_migration(subspaces: Subspaces, out: Path, suffix: str) -> list[Path]:
+    """Film the channels of every modality, `migration_NAME.SUFFIX` in the folder `out`; `gif` or `html`."""
+    from .plotting import animate_channels
+
+    paths = {name: out / f"migration_{name}.{suffix}" for name in subspaces.channels}
+    for name, path in paths.items():
+        animate_channels(subspaces.channels[name], path, title=name)
+    return list(paths.values())
 
 
 def migration(out: Path) -> Section:

@@ -9,27 +9,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
 
 import pnp
-from pnp.atomic import replacing
+from pnp.film import Film, film_path
+from pnp.palette import GROUND, MARKERS, MODALITIES, PALE, POTENTIAL, PREDICTABILITY, SEQUENTIAL, ink
 
+from .grounded.channels import Ions
 from .grounded.sharing import Sharing
-from .grounded.subspaces import Channels, Subspaces
-from .grounded.transport import centres, migrate
+from .grounded.subspaces import Subspaces
+from .grounded.transport import centres, migrate, opening
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.colors import Colormap, Normalize
+    from matplotlib.colors import Colormap, TwoSlopeNorm
 
     from .evaluation.comparison import Comparison
 
-SPECIFIC, INVARIANT, GROUND, POTENTIAL = "#0072B2", "#D55E00", "#009E73", "#222222"
-MODALITIES = ("#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#0072B2", "#999999")
-MARKERS = ("o", "s", "D", "^", "v", "P", "X")
-
 
 def plot_migration(
-    channels: Channels,
+    channels: Ions,
     solution: pnp.Solution | None = None,
     *,
     title: str | None = None,
@@ -40,46 +40,62 @@ def plot_migration(
     Grey is the noise level: what others predict better turns vermilion and migrates beyond the ground *b*.
 
     Arguments:
-        channels: From :func:`fusion.dissociate`.
+        channels: From :func:`fusion.dissociate`, or of a :class:`fusion.MigrationRecord`.
         solution: A transient of their cell from :func:`fusion.grounded.transport.migrate`; None: compute it.
         title: Goes before the number of channels and the total charge, which migration conserves.
     """
-    from matplotlib.cm import ScalarMappable
-
     ax = _axes(ax)
     solution = migrate(channels.cell) if solution is None else solution
     if solution.times is None:
         raise ValueError("plot_migration: the solution must be a transient, from fusion.migrate.")
+    norm = predictability_norm(channels.predictability, channels.noise_level)
+    draw_paths(ax, channels, solution, norm)
+    ax.set_ylabel("centre of mass (L)")
+    draw_colours(norm, [ax])
+    count = len(channels.gates)
+    ax.set_title(f"{title + ': ' if title else ''}{count} channels, total charge {channels.charge:+.2f}")
+    return ax
+
+
+def draw_paths(ax: "Axes", channels: Ions, solution: pnp.Solution, norm: "TwoSlopeNorm") -> None:
+    """Centres of mass over logarithmic time, coloured by R², and the ground."""
+    assert solution.times is not None
     times = solution.times.cpu().numpy()
     paths = centres(solution).detach().cpu().numpy()
-    shared, norm = channels.predictability.cpu().numpy(), _predictability_norm(channels)
+    shared = channels.predictability.cpu().numpy()
     moving = times > 0
     for index in np.argsort(shared):
-        ax.plot(times[moving], paths[moving, index], color=_ramp()(norm(shared[index])), lw=1.2)
-    place = float(channels.cell.ground.detach())
-    ax.axhline(place, color=GROUND, lw=1.2, ls="--")
-    ax.annotate(
-        "b",
-        (1, place),
-        (-12, 4),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        color=GROUND,
-    )
+        ax.plot(times[moving], paths[moving, index], color=ramp()(norm(shared[index])), lw=1.2)
+    draw_ground(ax, float(channels.cell.ground.detach()))
     ax.set_xscale("log")
     ax.set_ylim(0, 1)
     ax.set_xlim(times[moving][0], times[-1])
     ax.set_xlabel("time (L² / D)")
-    ax.set_ylabel("centre of mass (L)")
-    bar = ax.figure.colorbar(ScalarMappable(norm, _ramp()), ax=ax)
+
+
+def draw_ground(ax: "Axes", place: float) -> None:
+    """A line at the ground, with its name at the left end, where paths have not parted yet."""
+    ax.axhline(place, color=GROUND, lw=1.2, ls="--")
+    where = ax.get_yaxis_transform()
+    ax.annotate("b", (0, place), (6, 5), xycoords=where, textcoords="offset points", color=GROUND)
+
+
+def draw_colours(norm: "TwoSlopeNorm", axes: "list[Axes]") -> None:
+    """The scale of R², with the noise level on it."""
+    from matplotlib.cm import ScalarMappable
+
+    bar = axes[-1].figure.colorbar(ScalarMappable(norm, ramp()), ax=axes)
+    level, top = norm.vcenter, norm.vmax or 1.0
+    bar.set_ticks(
+        [0.0, level, (level + top) / 2, top],
+        labels=["0", f"{level:.2f} (noise)", f"{(level + top) / 2:.2f}", f"{top:.2f}"],
+    )
+    bar.minorticks_off()
     bar.set_label("R² from the other modalities")
-    charge = float(channels.valences.sum())
-    ax.set_title(f"{title + ': ' if title else ''}{len(shared)} channels, total charge {charge:+.2f}")
-    return ax
 
 
 def plot_channels(
-    channels: Channels,
+    channels: Ions,
     solution: pnp.Solution | None = None,
     *,
     moment: int = -1,
@@ -92,7 +108,7 @@ def plot_channels(
     logarithmic.
 
     Arguments:
-        channels: From :func:`fusion.dissociate`.
+        channels: From :func:`fusion.dissociate`, or of a :class:`fusion.MigrationRecord`.
         solution: A transient from :func:`fusion.grounded.transport.migrate` to take `moment` from; None: the
             equilibrium of the cell.
         moment: Index of a time of the transient.
@@ -102,16 +118,13 @@ def plot_channels(
     ax = _axes(ax)
     solution = channels.solution if solution is None else solution
     state = solution if solution.times is None else solution.at(moment)
-    order = channels.valences.cpu().numpy().argsort()[::-1]
     nodes = state.grid.nodes.detach().cpu().numpy()
-    raster = np.linspace(0, 1, 300)
-    rows = state.concentrations.detach().cpu().numpy()[order] * len(order)
-    rows = np.stack([np.interp(raster, nodes, row) for row in rows])
+    rows = _by_valence(channels, state)
     image = ax.imshow(
-        rows.clip(1e-2, 1e2),
+        rows,
         aspect="auto",
         extent=(0, 1, len(rows) + 0.5, 0.5),
-        cmap="cividis",
+        cmap=SEQUENTIAL,
         norm=LogNorm(1e-2, 1e2),
         interpolation="nearest",
     )
@@ -126,27 +139,52 @@ def plot_channels(
     ax.set_xlabel("position (L)")
     ax.set_ylabel("channel, by valence")
     ax.locator_params(axis="y", integer=True)
-    bar = ax.figure.colorbar(image, ax=ax, pad=0.16)
+    bar = ax.figure.colorbar(image, ax=ax, pad=0.12)
     bar.set_label("concentration / mixed state")
     when = "" if solution.times is None else f"t = {float(solution.times[moment]):.2g} L²/D"
     ax.set_title(": ".join(part for part in (title, when) if part))
     return ax
 
 
+def _by_valence(channels: Ions, state: pnp.Solution) -> np.ndarray:
+    """Concentrations over the mixed state's, the most positive channel first, at even positions `(l, 300)`."""
+    order = channels.valences.cpu().numpy().argsort()[::-1]
+    nodes = state.grid.nodes.detach().cpu().numpy()
+    rows = state.concentrations.detach().cpu().numpy()[order] * len(order)
+    return np.stack([np.interp(np.linspace(0, 1, 300), nodes, row) for row in rows]).clip(1e-2, 1e2)
+
+
 def plot_gates(subspaces: Subspaces, *, ax: "Axes | None" = None) -> "Axes":
-    """Gate of every channel against its R², one colour a modality, with each modality's noise level."""
+    """Gate of every channel against its valence, one colour a modality, with the gates of ions that feel no others.
+
+    At valence zero a channel is predicted just as well as chance can, so this is the noise level of every modality;
+    valences are linear around it, where gates decide, and logarithmic beyond.
+    """
     ax = _axes(ax)
+    narrow = min(5 / one.voltage for one in subspaces.channels.values())
+    ends = np.array([float(end) for one in subspaces.channels.values() for end in one.valences.aminmax()])
+    raster = torch.from_numpy(
+        np.concatenate([-np.geomspace(narrow / 50, 1)[::-1], np.geomspace(narrow / 50, 1)])
+    )
     for rank, (name, one) in enumerate(subspaces.channels.items()):
         color = MODALITIES[rank % len(MODALITIES)]
-        shared, gate = one.predictability.cpu().numpy(), one.gates.cpu().numpy()
-        label = f"{name}: {one.invariant_dimension:.1f} of {len(gate)} invariant"
+        alone = opening(torch.sigmoid(raster * one.voltage))
+        ax.plot(raster, alone, color=color, lw=1, label="without other ions" if rank == 0 else None)
+        label = (
+            f"{name}: {one.invariant_dimension:.1f} of {len(one.gates)} invariant,\n"
+            f"noise level {one.noise_level:.3f}, total charge {one.charge:+.2f}"
+        )
         # Two modalities share their R², so the rings are of different size.
-        ax.plot(shared, gate, "o", ms=max(10 - 4 * rank, 3), mfc="none", mec=color, mew=1.8, label=label)
-        ax.axvline(one.noise_level, color=color, lw=1, ls=":", label="noise level" if rank == 0 else None)
-    ax.set_xlabel("R² from the other modalities")
+        size = max(10 - 4 * rank, 3)
+        valences, gates = one.valences.cpu().numpy(), one.gates.cpu().numpy()
+        ax.plot(valences, gates, "o", ms=size, mfc="none", mec=color, mew=1.8, label=label)
+    ax.axvline(0, color=POTENTIAL, lw=1, ls=":")
+    ax.set_xscale("symlog", linthresh=narrow)
+    ax.set_xlim(1.5 * min(ends.min(), -narrow), 1.5 * ends.max())
+    ax.set_xlabel("valence (0: noise level, 1: predicted fully)")
     ax.set_ylabel("gate (0 closed, 1 open)")
     ax.set_ylim(-0.05, 1.05)
-    ax.legend(frameon=False, loc="center right")
+    ax.legend(frameon=False, loc="center right", fontsize="small")
     return ax
 
 
@@ -163,7 +201,7 @@ def plot_sharing(sharing: Sharing, *, title: str | None = None, ax: "Axes | None
     )
     values = np.stack([sharing.r_squared[other].cpu().numpy()[order] for other in others], axis=-1)
     names = [sharing.names[row] for row in order]
-    image = ax.imshow(values, aspect="auto", cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
+    image = ax.imshow(values, aspect="auto", cmap=SEQUENTIAL, vmin=0, vmax=1, interpolation="nearest")
     starts = [row for row, name in enumerate(names) if row == 0 or name != names[row - 1]]
     ends = [*starts[1:], len(names)]
     labels = [f"{names[start]}: {end - start}" for start, end in zip(starts, ends, strict=True)]
@@ -181,14 +219,14 @@ def plot_sharing(sharing: Sharing, *, title: str | None = None, ax: "Axes | None
 
 
 def plot_parts(subspaces: Subspaces, *, ax: "Axes | None" = None) -> "Axes":
-    """What went where: how many channels of every modality are its own, and with whom it shares the others."""
+    """What went where: channels that are a modality's own, with whom it shares the others, and the total charge."""
     ax = _axes(ax)
     found = subspaces.shared_by()
     parts = sorted(
         {part for one in found.values() for part in one.names}, key=lambda part: (-part.count("+"), part)
     )
     colours = {part: MODALITIES[rank % len(MODALITIES)] for rank, part in enumerate(parts)}
-    colours["its own"] = "#DDDDDD"
+    colours["its own"] = PALE
     shares = {}
     for name, one in found.items():
         total = len(subspaces.channels[name].gates)
@@ -198,63 +236,62 @@ def plot_parts(subspaces: Subspaces, *, ax: "Axes | None" = None) -> "Axes":
     for part in [*parts, "its own"]:
         width = np.array([shares[name][part] for name in found])
         bars = ax.barh(list(found), width, left=left, color=colours[part], label=part, height=0.6)
-        ax.bar_label(bars, [str(count) if count else "" for count in width], label_type="center")
+        texts = [str(count) if count else "" for count in width]
+        ax.bar_label(bars, texts, label_type="center", color=ink(colours[part]))
         left += width
+    charges = [f"charge {subspaces.channels[name].charge:+.2f}" for name in found]
+    ax.bar_label(bars, charges, padding=6)
+    ax.margins(x=0.3)
     ax.invert_yaxis()
     ax.set_xlabel("channels")
     ax.set_ylabel("modality")
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0), title="shared by")
+    ax.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), title="shared by")
     return ax
 
 
 def animate_channels(
-    channels: Channels,
-    path: Path | str,
+    channels: Ions,
+    path: Path | str | None = None,
     solution: pnp.Solution | None = None,
     *,
     title: str | None = None,
     frames_per_second: float = 8.0,
-) -> None:
-    """Write a film of :func:`plot_channels` over time: `.gif`, or `.html` with buttons, without other programs.
+) -> Film:
+    """A film of :func:`plot_channels` over time, which a notebook shows with a slider.
 
     Arguments:
-        channels: From :func:`fusion.dissociate`.
-        path: Replaced atomically.
+        channels: From :func:`fusion.dissociate`, or of a :class:`fusion.MigrationRecord`.
+        path: A `.gif`, or an `.html` with buttons, replaced atomically; None: nowhere.
         solution: A transient of their cell from :func:`fusion.grounded.transport.migrate`; None: compute it.
 
     Raises:
         ValueError: Another suffix, or a solution that is no transient.
     """
-    from matplotlib import pyplot
-    from matplotlib.animation import FuncAnimation, PillowWriter
+    from matplotlib.figure import Figure
 
-    path = Path(path)
-    if path.suffix not in (".gif", ".html"):
-        raise ValueError(f"path must end in .gif or .html, got {path.name!r}.")
+    path = None if path is None else film_path(path)
     solution = migrate(channels.cell) if solution is None else solution
     if solution.times is None:
         raise ValueError("animate_channels: the solution must be a transient, from fusion.migrate.")
-    figure = pyplot.figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.2), dpi=90, layout="constrained")
+    ax = plot_channels(channels, solution, moment=0, title=title, ax=figure.add_subplot())
+    ax.set_title(title or "")
+    twin = next(one for one in figure.axes if one.get_ylabel().startswith("potential"))
     # One scale for all: the potential would seem to stand still if its axis moved.
     low, high = (float(one) for one in solution.potential.detach().aminmax())
+    twin.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
 
-    def draw(moment: int) -> list:
-        figure.clear()
-        ax = plot_channels(channels, solution, moment=moment, title=title, ax=figure.add_subplot())
-        twin = next(one for one in figure.axes if one.get_ylabel().startswith("potential"))
-        twin.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
-        return [ax]
+    def draw(moment: int) -> None:
+        state = solution.at(moment)
+        ax.images[0].set_data(_by_valence(channels, state))
+        twin.get_lines()[0].set_ydata(state.potential.detach().cpu().numpy())
 
-    film = FuncAnimation(figure, draw, frames=len(solution.times), interval=1000 / frames_per_second)
-    with replacing(path) as temporary:
-        if path.suffix == ".gif":
-            written = temporary.with_suffix(".gif")  # the format is told by the name
-            film.save(written, writer=PillowWriter(fps=round(frames_per_second)), dpi=90)
-            written.replace(temporary)
-        else:
-            temporary.write_text(film.to_jshtml(fps=round(frames_per_second)), encoding="utf-8")
-    pyplot.close(figure)
+    captions = [f"t = {float(time):.2g} L²/D" for time in solution.times]
+    film = Film.of(figure, draw, captions, frames_per_second=frames_per_second)
+    if path is not None:
+        film.save(path)
+    return film
 
 
 def plot_comparison(
@@ -305,18 +342,18 @@ def plot_history(histories: Mapping[str, Sequence[float]], *, ax: "Axes | None" 
     return ax
 
 
-def _predictability_norm(channels: Channels) -> "Normalize":
+def predictability_norm(predictability: Tensor, noise_level: float) -> "TwoSlopeNorm":
     """R² to colour, grey at the noise level."""
     from matplotlib.colors import TwoSlopeNorm
 
-    top = float(channels.predictability.max())
-    return TwoSlopeNorm(channels.noise_level, 0.0, max(top, 1.001 * channels.noise_level))
+    return TwoSlopeNorm(noise_level, 0.0, max(float(predictability.max()), 1.001 * noise_level))
 
 
-def _ramp() -> "Colormap":
+def ramp() -> "Colormap":
+    """From blue by grey to vermilion."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    return LinearSegmentedColormap.from_list("valence", [SPECIFIC, "#B8B8B8", INVARIANT])
+    return LinearSegmentedColormap.from_list("predictability", PREDICTABILITY)
 
 
 def _axes(ax: "Axes | None") -> "Axes":

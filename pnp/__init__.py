@@ -7,7 +7,7 @@ Describe an electrolyte and a :class:`Cell`, solve it with :func:`solve_steady`,
 draw it with `pnp.plotting`. `python -m pnp` does all of it for a cell described in a TOML file.
 """
 
-from . import sweep
+from . import palette, sweep
 from .boundaries import ChargedWall, Electrode, Periodic, Reservoir
 from .cell import Cell
 from .certificate import Certificate
@@ -69,6 +69,7 @@ __all__ = [
     "free_energy",
     "impedance",
     "ion_flux",
+    "palette",
     "piecewise_linear",
     "ramp",
     "reaction_rate",

@@ -1,22 +1,23 @@
 """Figures of solutions. Every function draws on `ax` (or on new axes) and returns the axes it drew on.
 
-Matplotlib is imported when a figure is drawn. Cations are vermilion, anions blue, the potential black and the
-ground green in every figure.
+Matplotlib is imported when a figure is drawn. Colours are those of :mod:`pnp.palette`: cations vermilion, anions
+blue, the potential black, the ground green.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
+from .film import Film, film_path
 from .observables import current_density
+from .palette import ANION, CATION, GROUND, NEUTRAL, POTENTIAL, SEQUENTIAL
 from .solution import Solution
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-CATION, ANION, NEUTRAL, POTENTIAL, GROUND = "#D55E00", "#0072B2", "#999999", "#222222", "#009E73"
 
 
 class Unit(NamedTuple):
@@ -34,7 +35,7 @@ def plot_profiles(
     log: bool = False,
     ax: "Axes | None" = None,
 ) -> "Axes":
-    """Concentrations of all species and the potential (right-hand axis) over the cell.
+    """Concentrations of all species, the potential (right-hand axis) and the ground over the cell.
 
     Arguments:
         solution: A steady state or a transient.
@@ -74,6 +75,9 @@ def plot_profiles(
             alpha=alpha,
             label=label,
         )
+    if solution.cell.ground is not None:
+        place = float(solution.cell.ground.detach().expand(solution.status.shape).reshape(-1)[element])
+        ax.axvline(place * length.factor, color=GROUND, ls="--", label="ground b")
     if log:
         ax.set_yscale("log")
     ax.set_xlabel(f"position ({length.label})")
@@ -82,7 +86,7 @@ def plot_profiles(
     ax.set_xlim(x[0] * length.factor, x[-1] * length.factor)
     handles = [*ax.get_lines(), *twin.get_lines()]
     named = [line for line in handles if not str(line.get_label()).startswith("_")]
-    twin.legend(named, [str(line.get_label()) for line in named], loc="upper center", frameon=False, ncols=3)
+    twin.legend(named, [str(line.get_label()) for line in named], loc="upper center", frameon=False, ncols=4)
     # Room for the legend above the curves.
     low, high = ax.get_ylim()
     ax.set_ylim(low, high**1.3 / low**0.3 if log else high + 0.15 * (high - low))
@@ -119,7 +123,7 @@ def plot_space_time(
         times[positive],
         values,
         norm=norm,
-        cmap="cividis",
+        cmap=SEQUENTIAL,
         shading="gouraud",
         rasterized=True,
     )
@@ -150,6 +154,72 @@ def plot_current(solution: Solution, *, element: int = 0, ax: "Axes | None" = No
     return ax
 
 
+def animate_profiles(
+    solution: Solution,
+    path: Path | str | None = None,
+    *,
+    captions: Sequence[str] | None = None,
+    element: int = 0,
+    log: bool = False,
+    title: str | None = None,
+    first: int = 0,
+    frames_per_second: float = 8.0,
+) -> Film:
+    """The moments of a transient, or the elements of a batch of steady states, on axes that stand still.
+
+    Arguments:
+        solution: What :func:`plot_profiles` can draw.
+        path: Where to write it, see :meth:`pnp.film.Film.save`; None: nowhere.
+        captions: One a picture; None: the times of a transient, the numbers of elements.
+        element: Which element of a flattened batch of transients.
+        log: Logarithmic concentrations.
+        first: Index of the picture that a page shows at the beginning.
+
+    Returns:
+        What a notebook shows with a slider.
+
+    Raises:
+        ValueError: Captions of another number, `first` out of range, another suffix than `.gif` and `.html`, or
+            a rate that is not positive.
+    """
+    from matplotlib.figure import Figure
+
+    path = None if path is None else film_path(path)
+    if solution.times is None:
+        elements = range(solution.status.numel())
+        pictures = [
+            tuple(part[0] if part.ndim > 1 else part for part in _profiles(solution, one)) for one in elements
+        ]
+        usual, element = [f"element {one}" for one in elements], 0
+    else:
+        x, concentrations, potential = _profiles(solution, element)
+        pictures = [(x, *one) for one in zip(concentrations, potential, strict=True)]
+        times, unit = _times(solution)
+        usual = [f"t = {time:.3g} {unit}" for time in times]
+    captions = usual if captions is None else list(captions)
+    if len(captions) != len(pictures):
+        raise ValueError(f"animate_profiles: captions must be {len(pictures)}, got {len(captions)}.")
+    length, volts, content = units(solution)
+    figure = Figure(figsize=(6.4, 3.8), dpi=90, layout="constrained")
+    ax = plot_profiles(solution, moments=[0], element=element, log=log, ax=figure.add_subplot())
+    twin = figure.axes[1]
+    ax.set_ylim(_roomy(np.stack([one[1] for one in pictures]) * content.factor, log))
+    twin.set_ylim(_roomy(np.stack([one[2] for one in pictures]) * volts.factor, False))
+    ax.set_title(title or "")
+    curves = ax.get_lines()[: len(solution.cell.electrolyte.names)]
+
+    def draw(index: int) -> None:
+        x, profiles, potential = pictures[index]
+        for curve, profile in zip(curves, profiles, strict=True):
+            curve.set_data(x * length.factor, profile * content.factor)
+        twin.get_lines()[0].set_data(x * length.factor, potential * volts.factor)
+
+    film = Film.of(figure, draw, captions, first=first, frames_per_second=frames_per_second)
+    if path is not None:
+        film.save(path)
+    return film
+
+
 def units(solution: Solution) -> tuple[Unit, Unit, Unit]:
     """Units of length, potential and concentration that suit the cell."""
     if solution.cell.electrolyte.is_dimensionless:
@@ -177,6 +247,14 @@ def _profiles(solution: Solution, element: int) -> tuple[np.ndarray, np.ndarray,
     species = solution.concentrations.shape[-2]
     concentrations = solution.concentrations.detach().reshape(-1, moments, species, nodes)[element]
     return x.cpu().numpy(), concentrations.cpu().numpy(), potential.cpu().numpy()
+
+
+def _roomy(values: np.ndarray, log: bool) -> tuple[float, float]:
+    """Limits of an axis for all values, with room for a legend above."""
+    low, high = float(values.min()), float(values.max())
+    if log:
+        return low / 1.5, high * (high / low) ** 0.25
+    return low - 0.05 * (high - low), high + 0.2 * (high - low)
 
 
 def _times(solution: Solution) -> tuple[np.ndarray, str]:

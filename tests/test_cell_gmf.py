@@ -111,9 +111,6 @@ def test_loading_other_weights_forgets_the_imputations_of_the_old_ones(features)
 def test_it_must_be_fitted_first(features):
     with pytest.raises(RuntimeError, match="call fit"):
         CellGMF(DIMS)(features)
-    layer = CellGMF(DIMS, safety=0.5)
-    with pytest.raises(ValueError, match="safety must be above 1"):
-        layer.fit(features)
 
 
 def double(features):
@@ -310,6 +307,12 @@ def test_settings_out_of_range_are_refused():
         ({"refresh": 0}, "refresh must be an integer of 1 or more, got 0"),
         ({"free_energy_weight": -1.0}, "free_energy_weight must be 0 or more"),
         ({"train": ["charge"]}, "train must be one of voltage, ground, debye_length, gain, got 'charge'"),
+        ({"safety": 0.5}, "safety must be above 1 and finite, got 0.5"),
+        ({"memory": 100, "ground": 1.5}, "ground must lie between 0 and 1, got 1.5"),
+        ({"debye_length": 0.0}, "debye_length must be above 0 and finite, got 0"),
+        ({"voltage": -1.0}, "voltage must be above 0 and finite, got -1"),
     ):
         with pytest.raises(ValueError, match=message):
             CellGMF(DIMS, **wrong)
+    with pytest.raises(TypeError, match="grund"):
+        CellGMF(DIMS, memory=100, grund=0.4)

@@ -1,6 +1,7 @@
 """Figures: what is drawn is what was solved, and nothing is left unlabelled."""
 
 import matplotlib
+import numpy as np
 import pytest
 import torch
 
@@ -123,9 +124,16 @@ def test_pictures_of_migration(subspaces):
 
 def test_gates_are_drawn_for_every_modality(subspaces):
     ax = plot_gates(subspaces)
-    drawn = ax.get_lines()[0]
-    torch.testing.assert_close(torch.tensor(drawn.get_ydata()), subspaces.channels["pixels"].gates)
-    assert ax.get_legend().get_texts()[0].get_text().startswith("pixels:")
+    alone, drawn = ax.get_lines()[:2]
+    channels = subspaces.channels["pixels"]
+    torch.testing.assert_close(torch.tensor(drawn.get_ydata()), channels.gates)
+    torch.testing.assert_close(torch.tensor(drawn.get_xdata()), channels.valences)
+    # In a dilute cell gates are all but those of ions alone.
+    near = np.interp(channels.valences, alone.get_xdata(), alone.get_ydata())
+    torch.testing.assert_close(torch.from_numpy(near), channels.gates, atol=0.02, rtol=0)
+    text = ax.get_legend().get_texts()[1].get_text()
+    assert text.startswith("pixels: 12.9 of 32 invariant")
+    assert text.endswith(f"total charge {float(channels.valences.sum()):+.2f}")
 
 
 def test_sharing_and_parts_are_drawn_as_they_were_found():
@@ -144,6 +152,8 @@ def test_sharing_and_parts_are_drawn_as_they_were_found():
     # Bars of every part add up to the channels.
     widths = torch.tensor([[bar.get_width() for bar in bars] for bars in ax.containers])
     assert widths.sum(0).tolist() == [14, 12, 10]
+    charges = [text.get_text() for text in ax.texts if text.get_text().startswith("charge")]
+    assert charges == [f"charge {float(one.valences.sum()):+.2f}" for one in found.channels.values()]
 
 
 def test_films_are_written_whole_or_not_at_all(tmp_path):
@@ -153,7 +163,7 @@ def test_films_are_written_whole_or_not_at_all(tmp_path):
     for name in ("film.gif", "film.html"):
         animate_channels(channels, tmp_path / name, way, title="a")
     assert (tmp_path / "film.gif").read_bytes()[:6] == b"GIF89a"
-    assert "Animation" in (tmp_path / "film.html").read_text(encoding="utf-8")
+    assert (tmp_path / "film.html").read_text(encoding="utf-8").count("<img") == 3
     assert {file.name for file in tmp_path.iterdir()} == {"film.gif", "film.html"}
     with pytest.raises(ValueError, match=r"must end in \.gif or \.html, got 'film\.mp4'"):
         animate_channels(channels, tmp_path / "film.mp4", way)

@@ -75,20 +75,20 @@ RECIPES = {
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
 def test_a_killed_training_resumes_to_the_same_bits(features, tmp_path, recipe):
-    _kill_and_resume("gmf", features, tmp_path, recipe)
+    assert_a_killed_training_resumes("gmf", features, tmp_path, recipe)
 
 
 def test_so_does_one_on_sequences(tmp_path):
     made, _ = shared_private(240, DIMS, shared=5, private=2, seed=0, classes=3, steps=4, missing=0.2)
     recipe = Recipe(**SHORT | {"epochs": 4}, extractor=5)
-    _kill_and_resume("perceiver", made.with_split(0), tmp_path, recipe)
+    assert_a_killed_training_resumes("perceiver", made.with_split(0), tmp_path, recipe)
 
 
 def test_so_does_one_of_a_cell_that_follows_its_encoders(features, tmp_path):
-    _kill_and_resume("cell", features, tmp_path, Recipe(**SHORT, extractor=5))
+    assert_a_killed_training_resumes("cell", features, tmp_path, Recipe(**SHORT, extractor=5))
 
 
-def _kill_and_resume(layer, features, tmp_path, recipe):
+def assert_a_killed_training_resumes(layer, features, tmp_path, recipe):
     path, out = tmp_path / "features.npz", tmp_path / "run"
     save_features(path, features)
     command = [sys.executable, "-c", KILLED, str(path), str(out), json.dumps(asdict(recipe)), layer]

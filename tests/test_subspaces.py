@@ -142,9 +142,9 @@ def test_it_says_what_it_found():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"safety": 1.0}, "safety must be above 1, got 1"),
-        ({"permutations": 0}, "permutations must be at least 1, got 0"),
-        ({"ground": 1.5}, "ground must lie inside the cell"),
+        ({"safety": 1.0}, "safety must be above 1 and finite, got 1"),
+        ({"permutations": 0}, "permutations must be an integer of 1 or more, got 0"),
+        ({"ground": 1.5}, "ground must lie between 0 and 1, got 1.5"),
     ],
 )
 def test_errors_say_what_is_wrong(settings, message):

@@ -58,7 +58,7 @@ def changed(path, about=None, **tensors):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda path: changed(path, {"version": 2}), "version 2, and this release reads version 1"),
+        (lambda path: changed(path, {"version": 1}), "version 1, and this release reads version 2"),
         (lambda path: changed(path, {"kind": "a cake"}), "it holds something else"),
         (lambda path: changed(path, {"modalities": []}), "at least two modalities"),
         (

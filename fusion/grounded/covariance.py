@@ -43,7 +43,7 @@ class Whitening:
     mean: Tensor
     scale: Tensor
     matrix: Tensor
-    shrinkage: float
+    shrinkage: float = 0.0
 
     def apply(self, values: Tensor) -> Tensor:
         """Whitened coordinates of features `(*batch, l)`."""
@@ -52,8 +52,8 @@ class Whitening:
     def undo(self, whitened: Tensor) -> Tensor:
         """The features `(*batch, l)` that :meth:`apply` was given."""
         flat = whitened.reshape(-1, whitened.shape[-1])
-        values = torch.linalg.solve(self.matrix, flat, left=False).reshape(whitened.shape)
-        return values * self.scale + self.mean
+        values = torch.linalg.solve(self.matrix.to(flat), flat, left=False).reshape(whitened.shape)
+        return values * self.scale.to(values) + self.mean.to(values)
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,7 +29,7 @@ class Noise:
 
     @classmethod
     def above(cls, edge: float, safety: float, voltage: float | None = None) -> "Noise":
-        """The level that factor above the largest R² of unrelated samples, and the voltage that suits it or is given."""
+        """The level that factor above the largest R² of unrelated samples, and a voltage that suits it."""
         edge = min(max(edge, SMALLEST_EDGE), 1 - SMALLEST_EDGE)
         # Half of the way to one at most: with few samples chance reaches almost everywhere.
         level = min(safety * edge, (1 + edge) / 2)

@@ -46,11 +46,13 @@ class Knobs:
         voltage: Factor of the voltage that the noise suggests.
         ground: Position of *b* in the cell, 0 to 1.
         debye_length: In lengths of the cell.
+        ion_size: Share of the cell that the channels fill.
     """
 
     voltage: float | Tensor = 1.0
     ground: float | Tensor = 0.5
     debye_length: float | Tensor = 1.0
+    ion_size: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +93,7 @@ def settle(predictability: Tensor, noise: Noise, knobs: Knobs, rotation: Tensor 
             voltage=noise.voltage * knobs.voltage,
             ground=knobs.ground,
             debye_length=knobs.debye_length,
+            ion_size=knobs.ion_size,
         )
     )
     found = opening(gates(solution))

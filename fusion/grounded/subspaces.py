@@ -7,52 +7,28 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-import pnp
-
+from .channels import Ions
 from .covariance import Coherence, Condensed, condense, predictability, slices
-from .ions import Noise, noise_edge, valence
+from .ions import Noise, noise_edge
 from .matching import Canonical, Ranking, rank, surprise
 from .measure import measure
 from .samples import Source
+from .settings import CellSettings
 from .sharing import Sharing, share_out
-from .transport import channel_cell, equilibrate, gates, opening
 
 
 @dataclass(frozen=True, eq=False)
-class Channels:
-    r"""The channels of one modality as ions in their cell.
+class Channels(Ions):
+    r"""The channels of one modality as ions in their cell, with the directions that they are.
 
     Attributes:
         basis: Orthonormal directions in whitened coordinates, `(l, l)`, one per row; channel *j* of whitened
             features *v* is `basis[j] @ v`. They diagonalise the predictability, best predicted first.
-        predictability: R² of every channel from all other modalities, `(l,)`.
-        noise_level: :math:`r_0`, the R² above which a channel counts as shared.
-        valences: `(l,)`, positive for channels that others predict.
-        voltage: :math:`U_0` of the cell, in thermal voltages.
-        solution: Equilibrium of the cell.
-        gates: How far every channel's gate is open, `(l,)`: how invariant it is. From its fraction beyond the ground,
-            see :func:`~fusion.grounded.transport.opening`.
         frame: Orthonormal columns `(l, l*)` that turn the invariant channels into the common coordinates.
     """
 
     basis: Tensor
-    predictability: Tensor
-    noise_level: float
-    valences: Tensor
-    voltage: float
-    solution: pnp.Solution
-    gates: Tensor
     frame: Tensor
-
-    @property
-    def cell(self) -> pnp.Cell:
-        """The cell the channels are in."""
-        return self.solution.cell
-
-    @property
-    def invariant_dimension(self) -> float:
-        """Effective number of invariant channels, the sum of the gates."""
-        return float(self.gates.sum())
 
     @property
     def correlating(self) -> Tensor:
@@ -211,7 +187,7 @@ class Subspaces:
         for name, one in self.channels.items():
             lines.append(
                 f"  {name}: {len(one.gates)} channels, {one.invariant_dimension:.1f} of them invariant "
-                f"(noise level {one.noise_level:.3f}, total charge {float(one.valences.sum()):+.2f})"
+                f"(noise level {one.noise_level:.3f}, total charge {one.charge:+.2f})"
             )
         return "\n".join(lines)
 
@@ -224,6 +200,7 @@ def dissociate(
     voltage: float | None = None,
     ground: float = 0.5,
     debye_length: float = 1.0,
+    ion_size: float = 0.0,
     safety: float = 1.3,
     permutations: int = 4,
     seed: int = 0,
@@ -252,6 +229,8 @@ def dissociate(
             size.
         ground: Position of *b* between 0 and 1; nearer to 0, more channels may be invariant.
         debye_length: In lengths of the cell; see :func:`fusion.grounded.transport.channel_cell`.
+        ion_size: Share of the cell that all channels fill, 0 to below 1: at most :math:`l\,(1-b)/\mathrm{ion\_size}`
+            of them become invariant.
         safety: The noise level is this factor above the largest R² between shuffled modalities.
         permutations, seed: Of that null measurement.
 
@@ -267,29 +246,35 @@ def dissociate(
           a: 8 channels, 2.0 of them invariant (noise level 0.043, total charge +1.51)
           b: 6 channels, 2.0 of them invariant (noise level 0.043, total charge +1.59)
     """
-    if safety <= 1:
-        raise ValueError(f"dissociate: safety must be above 1, got {safety:g}.")
-    if permutations < 1:
-        raise ValueError(f"dissociate: permutations must be at least 1, got {permutations}.")
+    settings = CellSettings(
+        voltage=voltage,
+        ground=ground,
+        debye_length=debye_length,
+        ion_size=ion_size,
+        safety=safety,
+        permutations=permutations,
+        seed=seed,
+    )
     measured = measure(features, present=present, shuffles=permutations, seed=seed)
     coherence, edges = measured.coherence, noise_edge(measured)
     condensed = condense(coherence.matrix, coherence.dims)
-    ions = {}
+    ions, bases = {}, {}
     for name in coherence.whitenings:
-        noise = Noise.above(edges[name], safety, voltage)
-        ions[name] = _equilibrium(condensed, name, noise, ground, debye_length)
-    frames = _frames(condensed, ions)
+        shared, bases[name] = _directions(condensed, name)
+        ions[name] = Ions.at_rest(shared, Noise.above(edges[name], safety, voltage), settings)
+    frames = _frames(condensed, {name: one.gates for name, one in ions.items()}, bases)
     channels = {}
     for name, one in ions.items():
-        basis, frame = one.pop("basis"), frames[name]
+        basis, frame = bases[name], frames[name]
         if name in condensed.turns:
             basis = _completed(condensed.turns[name] @ basis.mT)
             frame = torch.nn.functional.pad(frame, (0, 0, 0, len(basis) - len(frame)))
-        channels[name] = Channels(**one, basis=basis, frame=frame)
+        channels[name] = Channels(**vars(one), basis=basis, frame=frame)
     return Subspaces(coherence, channels)
 
 
-def _equilibrium(condensed: Condensed, name: str, noise: Noise, ground: float, debye_length: float) -> dict:
+def _directions(condensed: Condensed, name: str) -> tuple[Tensor, Tensor]:
+    """R² of the channels of a modality `(l,)`, best predicted first, and their directions `(r, r)`, in rows."""
     here = slices(condensed.dims)[name]
     values, vectors = torch.linalg.eigh(predictability(condensed.matrix, here))
     shared, basis = values.flip(0).clamp(0, 1), vectors.flip(-1).mT
@@ -298,18 +283,7 @@ def _equilibrium(condensed: Condensed, name: str, noise: Noise, ground: float, d
     if name in condensed.turns:
         left_out = len(condensed.turns[name]) - len(shared)
         shared = torch.cat([shared, shared.new_zeros(left_out)])
-    valences = valence(shared, noise.level)
-    cell = channel_cell(valences, voltage=noise.voltage, ground=ground, debye_length=debye_length)
-    solution = equilibrate(cell)
-    return {
-        "basis": basis * largest.sign(),
-        "predictability": shared,
-        "noise_level": noise.level,
-        "valences": valences,
-        "voltage": noise.voltage,
-        "solution": solution,
-        "gates": opening(gates(solution)),
-    }
+    return shared, basis * largest.sign()
 
 
 def _completed(columns: Tensor) -> Tensor:
@@ -320,7 +294,9 @@ def _completed(columns: Tensor) -> Tensor:
     return found.mT
 
 
-def _frames(condensed: Condensed, ions: Mapping[str, dict], rounds: int = 20) -> dict[str, Tensor]:
+def _frames(
+    condensed: Condensed, gates: Mapping[str, Tensor], bases: Mapping[str, Tensor], rounds: int = 20
+) -> dict[str, Tensor]:
     r"""Rotations into common coordinates: generalised orthogonal Procrustes of the gated channels.
 
     Maximises :math:`\sum_{m \ne n}\operatorname{tr}(R_m^T C_{mn} R_n)` over orthonormal columns, with C the
@@ -333,7 +309,7 @@ def _frames(condensed: Condensed, ions: Mapping[str, dict], rounds: int = 20) ->
     where = slices(condensed.dims)
     width = min(condensed.dims.values())
     turn = torch.block_diag(
-        *(one["gates"][: len(one["basis"]), None].sqrt() * one["basis"] for one in ions.values())
+        *(gates[name][: len(basis), None].sqrt() * basis for name, basis in bases.items())
     )
     gated = turn @ condensed.matrix @ turn.mT
     for here in where.values():

@@ -1,6 +1,6 @@
 """What :func:`~fusion.dissociate` found, as a `.safetensors` file: tensors and numbers, no pickles.
 
-The cells are kept as their valences, voltage, ground and permittivity and settle again when a file is read.
+The cells are kept as their valences, voltage, ground, permittivity and ion size and settle again when a file is read.
 """
 
 import json
@@ -19,7 +19,7 @@ from .covariance import Coherence, Whitening
 from .subspaces import Channels, Subspaces
 from .transport import channel_cell, equilibrate
 
-KIND, VERSION = "fusion.Subspaces", 1
+KIND, VERSION = "fusion.Subspaces", 2
 OF_WHITENING = ("mean", "scale", "matrix")
 OF_CHANNELS = ("basis", "predictability", "valences", "gates", "frame")
 
@@ -47,6 +47,7 @@ def save_subspaces(path: Path | str, subspaces: Subspaces) -> None:
                 "voltage": one.voltage,
                 "ground": float(one.cell.ground),
                 "permittivity": float(one.cell.electrolyte.permittivity),
+                "ion_size": float(one.cell.electrolyte.molar_volumes[..., 0]),
             }
         )
     kept = {key: values.detach().cpu().contiguous() for key, values in tensors.items()}
@@ -146,5 +147,6 @@ def _settled(valences: Tensor, one: dict[str, Any]) -> pnp.Solution:
             voltage=float(one["voltage"]),
             ground=float(one["ground"]),
             debye_length=(float(one["permittivity"]) / strength) ** 0.5,
+            ion_size=float(one["ion_size"]),
         )
     )

@@ -9,6 +9,7 @@ from torch import Tensor
 import pnp
 
 NODES = 129
+PATIENCE = pnp.Newton(max_iterations=3000)
 CLOSED = 0.01
 """A smaller gate is closed."""
 
@@ -19,6 +20,7 @@ def channel_cell(
     voltage: float | Tensor,
     ground: float | Tensor = 0.5,
     debye_length: float | Tensor = 1.0,
+    ion_size: float = 0.0,
 ) -> pnp.Cell:
     r"""A dimensionless cell of unit length in which every channel is an ion species of amount 1/l.
 
@@ -32,6 +34,8 @@ def channel_cell(
         debye_length: Of the mixed channels, in lengths of the cell. Long (the default): every channel feels
             the bare field, and its gate is nearly the logistic function of :math:`z_j U_0`. Short: channels
             screen the field from each other and compete for space near the electrodes.
+        ion_size: Share of the cell that all channels together fill, 0 (points) to below 1. Nowhere can there be more
+            of them than fit, so at most :math:`l\,(1-b)/\mathrm{ion\_size}` get beyond the ground.
 
     Raises:
         ValueError: A number out of its range.
@@ -44,10 +48,12 @@ def channel_cell(
         >>> cell, pnp.solve_equilibrium(cell).solved.item()
         (Cell(Electrode | Electrode; 3 species; batch ()), True)
     """
-    count = valences.shape[-1]
+    if not 0 <= ion_size < 1:
+        raise ValueError(f"channel_cell: ion_size must be at least 0 and below 1, got {ion_size:g}.")
+    count, diameter = valences.shape[-1], ion_size ** (1 / 3)
     strength = valences.square().mean(-1).clamp(min=1e-12)
     species = [
-        pnp.Species(f"channel {index}", valence=one, diffusivity=1.0)
+        pnp.Species(f"channel {index}", valence=one, diffusivity=1.0, diameter=diameter)
         for index, one in enumerate(valences.double().unbind(-1))
     ]
     voltage = torch.as_tensor(voltage, dtype=torch.float64, device=valences.device)
@@ -64,7 +70,9 @@ def channel_cell(
 
 def equilibrate(cell: pnp.Cell, nodes: int = NODES) -> pnp.Solution:
     """Where the channels end up: the equilibrium of the cell, differentiable."""
-    return pnp.solve_equilibrium(cell, pnp.Grid.refined(cell, nodes))
+    # Ions that fill their half in strong fields take a step for each thermal voltage and more.
+    steps = PATIENCE if cell.electrolyte.has_finite_ions else pnp.Newton(max_iterations=200)
+    return pnp.solve_equilibrium(cell, pnp.Grid.refined(cell, nodes), newton_settings=steps)
 
 
 def gates(solution: pnp.Solution) -> Tensor:

@@ -1,6 +1,7 @@
 """The fusion layer whose maps are measured by a cell instead of trained freely."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from itertools import product
 from typing import Any, ClassVar, cast
 
@@ -8,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ..distributed import gathered
-from ..grounded.covariance import Coherence, Whitening, slices
+from ..grounded.covariance import Coherence, slices
 from ..grounded.ions import Noise
 from ..grounded.moments import Moments
+from ..grounded.settings import CellSettings
 from ..grounded.settled import Settled, settle, split_maps
 from ..grounded.subspaces import Subspaces, dissociate
 from .channel_maps import ChannelMaps, LinearMaps
@@ -59,10 +61,11 @@ class CellGMF(FusionLayer):
             memory, no rotation) there is no such loss.
         train: Which of `voltage`, `ground`, `debye_length` (of each modality's cell) and `gain` (of each coordinate
             of each part) are trained.
-        settings: Keyword arguments of :func:`~fusion.grounded.subspaces.dissociate`.
+        settings: `voltage`, `ground`, `debye_length`, `ion_size`, `safety`, `permutations` and `seed` of
+            :func:`~fusion.grounded.subspaces.dissociate`.
 
     Raises:
-        ValueError: A setting out of its range.
+        TypeError, ValueError: A setting that does not exist or is out of its range.
         RuntimeError: The layer is used before anything was measured.
 
     Example:
@@ -104,7 +107,7 @@ class CellGMF(FusionLayer):
         self.refresh = positive_integer("refresh", usual if refresh is None else refresh)
         self.free_energy_weight = weight("free_energy_weight", free_energy_weight)
         self.trained = tuple(choice("train", one, TRAINABLE) for one in train)
-        self.settings = settings
+        self.settings = CellSettings(**settings)
         self.common_dim = self.dims[self.anchor]
         self.moments: Moments | None = None
         self.standardises = self.measured = True
@@ -114,7 +117,7 @@ class CellGMF(FusionLayer):
         self.register_buffer("coherence", torch.eye(total, dtype=torch.float64))
         self.maps = nn.ModuleDict(
             {
-                name: ChannelMaps(length, self.common_dim, form, self.trained, settings)
+                name: ChannelMaps(length, self.common_dim, form, self.trained, self.settings)
                 for name, length in self.dims.items()
             }
         )
@@ -152,7 +155,7 @@ class CellGMF(FusionLayer):
         Returns the subspaces, for looking inside. Raises what :func:`~fusion.grounded.subspaces.dissociate` raises.
         """
         features = {name: features[name] for name in self.dims}
-        found = dissociate(features, **self.settings)
+        found = dissociate(features, **asdict(self.settings))
         if self.moments is not None:
             self.moments.update(torch.cat(list(features.values()), dim=-1))
         noise = {name: Noise(one.noise_level, one.voltage) for name, one in found.channels.items()}
@@ -207,6 +210,30 @@ class CellGMF(FusionLayer):
         """
         self._check_fitted()
         return {name: self._of(name).linear(standardised=standardised) for name in self.dims}
+
+    @torch.no_grad()
+    def charges(self, *, standardised: bool = False) -> dict[str, tuple[Tensor, Tensor]]:
+        r"""Of every modality the map of whitened features to features, and its charges as an operator, `(l, l)` each.
+
+        .. math:: f - \mu = U v, \qquad Z = (S - r_0 I) / (1 - r_0)
+
+        The eigenvalues of *Z* are the valences of the channels.
+
+        Arguments:
+            standardised: For features over their standard deviation.
+
+        Raises:
+            RuntimeError: Nothing was measured yet.
+        """
+        self._check_fitted()
+        coherence, found = self._kept_coherence(), {}
+        for name in self.dims:
+            one, level = self._of(name).measured, self._of(name).noise.level
+            unwhiten = torch.linalg.inv(one.matrix).mT
+            identity = torch.eye(len(unwhiten)).to(unwhiten)
+            charge = (coherence.predictability(name) - level * identity) / (1 - level)
+            found[name] = (unwhiten if standardised else one.scale.unsqueeze(-1) * unwhiten, charge)
+        return found
 
     def charge_present(self, present: Mapping[str, Tensor]) -> Tensor:
         r"""The share of all invariant power that the modalities present have or predict, `(*batch)`, 0 to 1.
@@ -271,7 +298,7 @@ class CellGMF(FusionLayer):
         """What chance makes of each modality, from unrelated samples."""
         assert self.moments is not None
         unrelated = self.moments.unrelated_coherence(coherence)
-        safety, voltage = self.settings.get("safety", 1.3), self.settings.get("voltage")
+        safety, voltage = self.settings.safety, self.settings.voltage
         edges = {name: float(torch.linalg.eigvalsh(unrelated.predictability(name))[-1]) for name in self.dims}
         return {name: Noise.above(edge, safety, voltage) for name, edge in edges.items()}
 
@@ -308,13 +335,12 @@ class CellGMF(FusionLayer):
         if self.form != "rotation":
             return maps, {}
         # The settings of the cell are for the task: the energy would only ask for more volts.
-        energy = _mean_energy(
-            {
+        if set(self.trained) - {"gain"}:
+            settled = {
                 name: settle(coherence.predictability(name), noise[name], one.fixed_knobs, one.turn())
                 for name, one in ((name, self._of(name)) for name in self.dims)
             }
-        )
-        return maps, {"rotation_free_energy": self.free_energy_weight * energy}
+        return maps, {"rotation_free_energy": self.free_energy_weight * _mean_energy(settled)}
 
     def _settled(
         self, coherence: Coherence, noise: Mapping[str, Noise], *, with_gradients: bool
@@ -338,11 +364,7 @@ class CellGMF(FusionLayer):
         return {"free_energy": self.free_energy_weight * value}
 
     def _kept_coherence(self) -> Coherence:
-        whitenings = {}
-        for name in self.dims:
-            one = self._of(name)
-            whitenings[name] = Whitening(one.mean, one.scale, one.whitening, 0.0)
-        return Coherence(whitenings, self.coherence, 2)
+        return Coherence({name: self._of(name).measured for name in self.dims}, self.coherence, samples=2)
 
     def _of(self, name: str) -> "ChannelMaps":
         return cast(ChannelMaps, self.maps[name])

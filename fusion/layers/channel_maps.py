@@ -1,9 +1,8 @@
 """What the grounded layer has of one modality."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from torch.nn.utils.parametrizations import orthogonal
 
 from ..grounded.covariance import Whitening
 from ..grounded.ions import Noise
+from ..grounded.settings import CellSettings
 from ..grounded.settled import Knobs
 
 
@@ -42,7 +42,7 @@ class ChannelMaps(nn.Module):
     specific: Tensor
 
     def __init__(
-        self, length: int, common: int, form: str, trained: tuple[str, ...], settings: Mapping[str, Any]
+        self, length: int, common: int, form: str, trained: tuple[str, ...], settings: CellSettings
     ) -> None:
         super().__init__()
         for name, shape in (
@@ -56,8 +56,7 @@ class ChannelMaps(nn.Module):
         ):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
         self.trained = trained
-        self.ground = float(settings.get("ground", 0.5))
-        self.debye_length = float(settings.get("debye_length", 1.0))
+        self.settings = settings
         for name in ("voltage", "ground", "debye_length"):
             if name in trained:
                 self.register_parameter(f"{name}_shift", nn.Parameter(torch.zeros(())))
@@ -81,20 +80,28 @@ class ChannelMaps(nn.Module):
             found = getattr(self, f"{name}_shift", None)
             return self.mean.new_zeros(()) if found is None else found.double()
 
-        logit = math.log(self.ground / (1 - self.ground))
+        ground = self.settings.ground
+        logit = math.log(ground / (1 - ground))
         return Knobs(
             voltage=shift("voltage").exp(),
             ground=torch.sigmoid(logit + shift("ground")),
-            debye_length=self.debye_length * shift("debye_length").exp(),
+            debye_length=self.settings.debye_length * shift("debye_length").exp(),
+            ion_size=self.settings.ion_size,
         )
 
     @property
     def fixed_knobs(self) -> Knobs:
         """The same without gradients."""
         knobs = self.knobs
-        return Knobs(
-            *(torch.as_tensor(one).detach() for one in (knobs.voltage, knobs.ground, knobs.debye_length))
+        voltage, ground, debye_length = (
+            torch.as_tensor(one).detach() for one in (knobs.voltage, knobs.ground, knobs.debye_length)
         )
+        return Knobs(voltage, ground, debye_length, knobs.ion_size)
+
+    @property
+    def measured(self) -> Whitening:
+        """The whitening that is kept."""
+        return Whitening(self.mean, self.scale, self.whitening)
 
     def turn(self) -> Tensor | None:
         """The trained basis `(l, l)`, if there is one."""
@@ -127,10 +134,7 @@ class ChannelMaps(nn.Module):
         """The features that two parts came from."""
         if "gain" in self.trained:
             own, rest = own / self.invariant_gain.to(own), rest / self.specific_gain.to(rest)
-        whitened = own @ self.invariant.to(own) + rest @ self.specific.to(rest)
-        flat = whitened.reshape(-1, whitened.shape[-1])
-        raw = torch.linalg.solve(self.whitening.to(flat), flat, left=False).reshape(whitened.shape)
-        return raw * self.scale.to(raw) + self.mean.to(raw)
+        return self.measured.undo(own @ self.invariant.to(own) + rest @ self.specific.to(rest))
 
     def linear(self, *, standardised: bool) -> LinearMaps:
         """Whitening and splitting in one, gains left out."""

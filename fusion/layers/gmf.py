@@ -1,6 +1,7 @@
 """Generalized Multimodal Fusion (GMF), first version: dissociation, gathering, reassembly, reconstruction."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Unpack, cast
 
 import torch
@@ -8,6 +9,10 @@ from torch import Tensor, nn
 
 from .cell_gmf import CellGMF
 from .dissociation import DissociationLayer, Options
+from .divided_energy import DividedEnergy
+from .layer import Fused
+from .numbers import weight
+from .presence import Presence
 
 
 class GMF(DissociationLayer):
@@ -53,9 +58,13 @@ class GMF(DissociationLayer):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(dims, expansion=expansion, boundary=boundary, **options)
+        self.energy: DividedEnergy | None = None
+        self.free_energy_weight = 0.0
 
     @classmethod
-    def from_cell(cls, cell: CellGMF, *, standardised: bool = True, **settings: Any) -> "GMF":
+    def from_cell(
+        cls, cell: CellGMF, *, standardised: bool = True, free_energy_weight: float = 0.0, **settings: Any
+    ) -> "GMF":
         r"""A GMF whose maps start where the grounded layer ends, and are trained from there.
 
         The first rows of the dissociation are the cell's maps of features to parts, and gathering passes them
@@ -69,6 +78,9 @@ class GMF(DissociationLayer):
             cell: A :class:`~fusion.layers.cell_gmf.CellGMF` that has measured its maps.
             standardised: Whether the layer will get standardised features, as in a
                 :class:`~fusion.model.FusionModel`; otherwise it gets what the cell was fitted to.
+            free_energy_weight: Of a loss `free_energy` that keeps the parts apart as they are trained: the energy of
+                the channels on the sides where the maps put them, see
+                :class:`~fusion.layers.divided_energy.DividedEnergy`.
             settings: Keyword arguments of :class:`GMF`, but for `specific_share`.
 
         Raises:
@@ -102,7 +114,24 @@ class GMF(DissociationLayer):
                 joining = cast(nn.Linear, layer.reconstruction[name])
                 joining.weight.copy_(maps.join)
                 joining.bias.copy_(maps.mean)
+        layer.free_energy_weight = weight("free_energy_weight", free_energy_weight)
+        if free_energy_weight:
+            layer.energy = DividedEnergy(cell, standardised=standardised)
         return layer
+
+    def fuse(self, features: dict[str, Tensor], present: Presence) -> Fused:
+        """See :class:`~fusion.layers.dissociation.DissociationLayer`; with the free energy, if it has a weight."""
+        found = super().fuse(features, present)
+        return (
+            found if self.energy is None else replace(found, losses=found.losses | self._energy(self.energy))
+        )
+
+    def fuse_steps(self, features: dict[str, Tensor], present: Presence) -> tuple[Fused, Presence]:
+        """See :class:`~fusion.layers.dissociation.DissociationLayer`; with the free energy, if it has a weight."""
+        found, valid = super().fuse_steps(features, present)
+        if self.energy is not None:
+            found = replace(found, losses=found.losses | self._energy(self.energy))
+        return found, valid
 
     def make_map(self, inputs: int, outputs: int) -> nn.Module:
         """A linear layer with bias."""
@@ -112,3 +141,17 @@ class GMF(DissociationLayer):
         """Squared error, averaged over channels."""
         error = features - rebuilt
         return (error * error).mean(dim=-1)  # on a CPU six times as fast as the power
+
+    def _energy(self, energy: DividedEnergy) -> dict[str, Tensor]:
+        """The energy of the two maps in one of each modality, as a loss."""
+        maps = {}
+        for name in self.dims:
+            lift = cast(nn.Linear, self.dissociation[name]).weight
+            border = self.invariant_lengths[name]
+            gathers = (
+                cast(nn.Linear, one[name]).weight for one in (self.gather_invariant, self.gather_specific)
+            )
+            sides = lift.split([border, len(lift) - border])
+            invariant, specific = (gather @ side for gather, side in zip(gathers, sides, strict=True))
+            maps[name] = invariant, specific
+        return {"free_energy": self.free_energy_weight * energy(maps)}

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ..layers.registry import Maker, find_layer
 from ..model import FusionModel
 from ..randomness import seeded
 from .batch import Batch, batch_of, chunks
+from .callback import Callback
 from .checkpoint import Checkpoint, fingerprint, load_checkpoint, save_checkpoint
 from .engine import Engine, engine_for
 from .log import Log
@@ -43,6 +44,7 @@ def train(
     out: Path | str | None = None,
     progress: bool = True,
     tensorboard: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Train a fusion layer and a head on the training samples of features.
 
@@ -66,6 +68,7 @@ def train(
             one is returned.
         progress: Show a bar.
         tensorboard: Log for TensorBoard too, in the folder `tensorboard` of `out`.
+        callbacks: Called with the model after every epoch, see :class:`~fusion.training.callback.Callback`.
 
     Raises:
         ValueError: No label, nothing to learn, a modality the layer does not expect, an `out` that holds a
@@ -86,6 +89,7 @@ def train(
     features = posed(features.to(engine.device(features.device)), task, seed)
     trainer = _Trainer(layer, features, recipe, seed, Task.of(features, task), engine)
     trainer.keep_in(None if out is None else Path(out), tensorboard)
+    trainer.show(callbacks)
     for epoch in trainer.remaining_epochs(progress):
         with seeded(seed, ORDER, epoch):
             order, subsets = trainer.draw()
@@ -94,6 +98,7 @@ def train(
         with seeded(seed, VALIDATE):
             validation_loss, accuracy = trainer.validate()
         trainer.conclude(Epoch(epoch, trainer.rate_at_end_of(epoch), train_loss, validation_loss, accuracy))
+        trainer.show(callbacks)
     return trainer.finish()
 
 
@@ -224,6 +229,12 @@ class _Trainer:
         if self.log and self.out:
             save_checkpoint(self.out, self._checkpoint())
             self.log.write(self.history)
+
+    def show(self, callbacks: Sequence[Callback]) -> None:
+        """Let callbacks see the model as it is after the epochs so far."""
+        if self.engine.rank == 0:
+            for one in callbacks:
+                one.on_epoch(len(self.history), self.model.eval(), self.training)
 
     def finish(self) -> Run:
         """The run with the weights to keep; saved in the folder, if there is one."""

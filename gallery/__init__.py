@@ -1,0 +1,1 @@
+"""One figure a script: `python -m gallery` draws them all, and docs/gallery.md shows them."""
