@@ -84,5 +84,12 @@ def public_name(app, env, node, contnode):
     return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, name)
 
 
+def sentence_first(app, what, name, obj, options, lines):
+    """Keep napoleon from taking what is before a colon in the first line for a type."""
+    if what in ("attribute", "data", "property"):
+        lines.insert(0, "")
+
+
 def setup(app):
+    app.connect("autodoc-process-docstring", sentence_first, priority=400)  # before napoleon
     app.connect("missing-reference", public_name)
