@@ -84,12 +84,14 @@ def public_name(app, env, node, contnode):
     return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, name)
 
 
-def sentence_first(app, what, name, obj, options, lines):
-    """Keep napoleon from taking what is before a colon in the first line for a type."""
-    if what in ("attribute", "data", "property"):
-        lines.insert(0, "")
+def whole_sentence(app, what, name, obj, options, lines):
+    """Put back what napoleon takes for a type: the words before a colon in the first line of a description."""
+    types = [line for line in lines if line.startswith(":type: ")]
+    if what in ("attribute", "data", "property") and types:
+        lines.remove(types[0])
+        lines[0] = f"{types[0].removeprefix(':type: ')}: {lines[0]}"
 
 
 def setup(app):
-    app.connect("autodoc-process-docstring", sentence_first, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", whole_sentence, priority=600)  # after napoleon
     app.connect("missing-reference", public_name)
