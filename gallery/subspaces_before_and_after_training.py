@@ -50,7 +50,7 @@ def draw() -> Figure:
         left.set(ylabel="second modality", title=f"{when}: correlation {correlation:.2f}", aspect="equal")
         one = found.channels["first"]
         color = [CATION if z > 0 else ANION for z in one.valences]
-        right.bar(range(1, len(color) + 1), one.predictability, color=color)
+        right.bar(range(1, len(color) + 1), one.predictability.tolist(), color=color)
         right.axhline(one.noise_level, color=NEUTRAL, ls=":", label="noise level")
         right.set(
             ylabel="R² from the other modality", title=f"{one.invariant_dimension:.1f} channels invariant"
