@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ..distributed import gathered
-from ..grounded.covariance import Coherence, slices
+from ..grounded.covariance import Coherence, prediction, slices
 from ..grounded.ions import Noise
 from ..grounded.moments import Moments
 from ..grounded.settings import CellSettings
-from ..grounded.settled import Settled, settle, split_maps
+from ..grounded.settled import Settled, settle, settle_wide, split_maps
 from ..grounded.subspaces import Subspaces, dissociate
 from .channel_maps import ChannelMaps, LinearMaps
 from .layer import Fused, FusionLayer
@@ -341,7 +341,11 @@ class CellGMF(FusionLayer):
             turn, knobs = one.turn(), one.knobs if with_gradients else one.fixed_knobs
             if turn is not None and not with_gradients:
                 turn = turn.detach()
-            found[name] = settle(coherence.predictability(name), noise[name], knobs, turn)
+            if turn is None and coherence.is_wide(name) and not torch.is_grad_enabled():
+                here = coherence.slices()[name]
+                found[name] = settle_wide(prediction(coherence.matrix, here), noise[name], knobs)
+            else:
+                found[name] = settle(coherence.predictability(name), noise[name], knobs, turn)
         return found
 
     def _losses(self, rows: Tensor | None) -> dict[str, Tensor]:
