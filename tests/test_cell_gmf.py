@@ -339,3 +339,20 @@ def test_a_modality_wider_than_all_others_is_fitted_as_any_other(monkeypatch):
     trained.fit(values)
     trained(values).concatenated().square().sum().backward()
     assert trained.maps["b"].ground_shift.grad is not None
+
+
+def test_no_sample_needs_to_have_every_modality():
+    made = shared_private(6000, DIMS, shared=3, private=3, noise=0.4, seed=0)[0].modalities
+    turn = torch.arange(6000) % 3
+    present = {name: turn != index for index, name in enumerate(DIMS)}
+    holes = {name: torch.where(present[name][:, None], values, torch.nan) for name, values in made.items()}
+    # Every pair is seen by samples of its own, and shuffling does not know what that makes of three together.
+    layer, whole = CellGMF(DIMS, memory=500, safety=3.0), CellGMF(DIMS)
+    found = layer.fit(holes, present=present)
+    whole.fit(made)
+    assert layer.moments.seen == 0  # nothing complete to follow from
+    for name, one in found.channels.items():
+        assert one.invariant_dimension == pytest.approx(3.0, abs=0.1)
+        # Maps of four thousand samples with pairs of two thousand are near those of all.
+        expected = whole.maps[name].invariant
+        assert (layer.maps[name].invariant - expected).norm() < 0.15 * expected.norm()

@@ -139,15 +139,26 @@ class CellGMF(FusionLayer):
         self.register_buffer("energy", torch.zeros_like(self.coherence[0, 0]))
 
     @torch.no_grad()
-    def fit(self, features: Mapping[str, Tensor]) -> Subspaces:
+    def fit(
+        self, features: Mapping[str, Tensor], *, present: Mapping[str, Tensor] | None = None
+    ) -> Subspaces:
         """Measure the valences on features `{name: (samples, l)}` and settle the cells.
+
+        Arguments:
+            features: Of every modality.
+            present: `{name: (samples,)}`, false where a sample lacks a modality; none needs to have them all, but every
+                pair of modalities some samples. Running covariances start from those that have them all.
 
         Returns the subspaces, for looking inside. Raises what :func:`~fusion.grounded.subspaces.dissociate` raises.
         """
         features = {name: features[name] for name in self.dims}
-        found = dissociate(features, **asdict(self.settings))
+        found = dissociate(features, present=present, **asdict(self.settings))
         if self.moments is not None:
-            self.moments.update(torch.cat(list(features.values()), dim=-1))
+            joint = torch.cat(list(features.values()), dim=-1)
+            complete = torch.ones(len(joint), dtype=torch.bool, device=joint.device)
+            for there in (present or {}).values():
+                complete = complete & there
+            self.moments.update(joint[complete])
         noise = {name: Noise(one.noise_level, one.voltage) for name, one in found.channels.items()}
         settled = self._settled(found.coherence, noise, with_gradients=False)
         self._measured(found.coherence, noise, settled)
