@@ -10,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from scipy import stats
 
 import fusion
+from fusion.evaluation.confidence import claimed_odds
 from fusion.evaluation.scores import cases, labelled, pattern
 from fusion.layers.cell_gmf import CellGMF
 from pnp.atomic import replacing
@@ -31,16 +33,16 @@ RECIPES = {
     "every case trained": fusion.Recipe(),
     "no missing case trained": fusion.Recipe(random_subsets=False, each_alone=False),
 }
-WAYS = ("charge_present as it is", "softmax", "calibrate, without the charge", "calibrate")
+WAYS = ("charge_present as it is", "softmax", "calibrate", "calibrate, with the charge")
 
 
 def measured(layer: str, data: str, recipe: fusion.Recipe, seed: int) -> dict[str, Any]:
     """Calibration errors over all cases together, and accuracy and charge of each."""
     features = DATA[data]().with_split(seed)
     run = fusion.train(layer, features, recipe=recipe, seed=seed, progress=False)
-    confidence, plain = fusion.calibrate(run, features), None
+    confidence, charged = fusion.calibrate(run, features), None
     if isinstance(run.model.layer, CellGMF):
-        plain = _without_charge(run, features)
+        charged = _with_charge(run, features)
     test = labelled(run, features, "test")
     found: dict[str, list[torch.Tensor]] = {way: [] for way in WAYS}
     right, by_case = [], {}
@@ -51,10 +53,10 @@ def measured(layer: str, data: str, recipe: fusion.Recipe, seed: int) -> dict[st
         found["softmax"].append(logits.double().softmax(-1).amax(-1))
         found["calibrate"].append(confidence(test, present))
         by_case[case] = {"accuracy": float(right[-1].double().mean())}
-        if plain is not None:
+        if charged is not None:
             charge = run.model.layer.charge_present(present)
             found["charge_present as it is"].append(charge)
-            found["calibrate, without the charge"].append(plain(logits))
+            found["calibrate, with the charge"].append(charged(logits, charge))
             by_case[case]["charge"] = float(charge.mean())
     errors = {
         way: fusion.calibration_error(torch.cat(values), torch.cat(right))
@@ -64,28 +66,31 @@ def measured(layer: str, data: str, recipe: fusion.Recipe, seed: int) -> dict[st
     return {"errors": errors, "cases": by_case}
 
 
-def _without_charge(run: fusion.Run, features: fusion.Features) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The same curve through the log-odds alone."""
+def _with_charge(
+    run: fusion.Run, features: fusion.Features
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """The same curve with the charge that is present as a second input."""
     from sklearn.linear_model import LogisticRegression
 
-    def odds(logits: torch.Tensor) -> torch.Tensor:
-        top = logits.double().softmax(-1).amax(-1).clamp(max=1 - 1e-13)
-        return torch.log(top / (1 - top)).unsqueeze(-1)
+    def inputs(logits: torch.Tensor, charge: torch.Tensor) -> Any:
+        return torch.stack([claimed_odds(logits), charge], dim=-1).numpy()
 
     chosen = labelled(run, features, "validation")
-    inputs, right = [], []
+    seen, right = [], []
     for names in cases(list(run.dims)).values():
-        logits = run.logits(chosen, pattern(chosen, names)[0])
-        inputs.append(odds(logits))
+        present = pattern(chosen, names)[0]
+        logits = run.logits(chosen, present)
+        seen.append(inputs(logits, run.model.layer.charge_present(present)))
         right.append(run.task.decide(logits) == chosen.label)
-    model = LogisticRegression().fit(torch.cat(inputs).numpy(), torch.cat(right).numpy())
-    return lambda logits: torch.from_numpy(model.predict_proba(odds(logits).numpy())[:, 1])
+    model = LogisticRegression().fit(np.concatenate(seen), torch.cat(right).numpy())
+    return lambda logits, charge: torch.from_numpy(model.predict_proba(inputs(logits, charge))[:, 1])
 
 
 PROSE = """# How far to trust a decision when something is missing
 
-Written by `python -m benchmarks.confidence --page` from what the same command without `--page` measures: the handwritten
-digits of scikit-learn as two views and as four quadrants, every subset of them present, test samples of {seeds} seeds.
+Written by `python -m benchmarks.confidence --page` from what the same command without `--page` measures: the
+handwritten digits of scikit-learn as two views and as four quadrants, every subset of them present, test samples of
+{seeds} seeds.
 
 ```python
 confidence = fusion.calibrate(run, features)  # on validation samples, every case of something missing
@@ -94,23 +99,25 @@ probability = confidence(new, {{"frequencies": absent}})  # that the decision is
 
 ## Calibration errors
 
-Expected calibration error over all cases together (ten bins of equal size): how far what is claimed is from the share of
-right decisions, on average. Means and standard deviations over the seeds.
+Expected calibration error over all cases together (ten bins of equal size): how far what is claimed is from the share
+of right decisions, on average. Means and standard deviations over the seeds.
 
 {errors}
 `CellGMF.charge_present` is a share of power, **not a probability**, and is the same for all samples that lack the same
 modalities. It orders the cases as accuracy does (Spearman's rank correlation over the cases, mean over the seeds:
 {correlations}).
 
-`fusion.calibrate` fits a logistic curve through the log-odds that the model claims and, for the grounded layer, the charge
-that is present (Platt's scaling, with one more input), for any layer. {conclusion}
+`fusion.calibrate` fits a logistic curve through the log-odds that the model claims (Platt's scaling), for any layer.
+{conclusion}
 
 ## Accuracy and charge, case by case
 
 The grounded layer, four quadrants, means over the seeds.
 
 {cases}"""
-CONCLUSION = ""
+CONCLUSION = """Where every case was trained the model's own probabilities are as good: there is nothing to calibrate.
+Where no missing case was trained they claim too much, and the curve takes most of the error away. The charge that is
+present adds nothing to that, so it is not part of it: what is missing already shows in the log-odds."""
 
 
 def page(found: dict[str, list[dict[str, Any]]]) -> str:

@@ -1,8 +1,8 @@
 """Time and memory of wide features: python -m benchmarks.wide [--fit] [--threads N].
 
-Dissociates 20,000 samples of 128 and 4096 channels, eight latents shared, in this process, and prints wall and processor
-time, the peak of resident memory (the features, 0.34 GB, included) and how many directions were found; with `--fit` a
-`CellGMF` is fitted to them. The bar is one minute on two cores and 2 GB.
+Dissociates 20,000 samples of 128 and 4096 channels, eight latents shared, in this process, and prints wall and
+processor time, the peak of resident memory (the features, 0.34 GB, included) and how many directions were found; with
+`--fit` a `CellGMF` is fitted to them. The bar is one minute on two cores and 2 GB.
 """
 
 import argparse

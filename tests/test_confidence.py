@@ -25,9 +25,8 @@ def right(run, features, present=None):
     return run.predict(features, present) == features.label
 
 
-@pytest.mark.parametrize("layer", ["cell", "concat"])
-def test_what_is_calibrated_is_a_probability(layer, features):
-    run = trained(layer, features)
+def test_what_is_calibrated_is_a_probability(features):
+    run = trained("concat", features)
     confidence = calibrate(run, features)
     test = features.test
     claims, claimed, truth = [], [], []
@@ -40,10 +39,8 @@ def test_what_is_calibrated_is_a_probability(layer, features):
     assert ((claimed > 0) & (claimed < 1)).all()
     assert abs(float(claimed.mean() - truth.double().mean())) < 0.05
     assert calibration_error(claimed, truth) < 0.06
-    # The grounded layer, which fills in what is missing, is not as sure of itself to begin with.
-    factor = 1.5 if layer == "concat" else 1.2
-    assert calibration_error(claims, truth) > factor * calibration_error(claimed, truth)
-    assert len(confidence.weights) == (2 if layer == "cell" else 1)
+    assert calibration_error(claims, truth) > 1.5 * calibration_error(claimed, truth)
+    assert 0 < confidence.slope < 1  # it claimed too much
 
 
 def test_the_error_of_known_confidences():

@@ -8,8 +8,6 @@ from torch import Tensor
 
 from ..data.features import Features
 from ..extras import require
-from ..layers.cell_gmf import CellGMF
-from ..layers.presence import everywhere
 from ..training.run import Run
 from .scores import cases, labelled, pattern
 
@@ -21,29 +19,25 @@ LARGEST = 30.0
 class Confidence:
     r"""The probability that a run's decision on a sample is right.
 
-    .. math::
-        P = \frac1{1 + e^{-(w\cdot x + w_0)}}, \qquad x = \Big(\ln\frac{p}{1 - p},\; q\Big)
+    .. math:: P = \frac1{1 + e^{-(w\,x + w_0)}}, \qquad x = \ln\frac{p}{1 - p}
 
-    with *p* the largest of the class probabilities that the model claims and *q*, for a
-    :class:`~fusion.layers.cell_gmf.CellGMF`, its :meth:`~fusion.layers.cell_gmf.CellGMF.charge_present`.
+    with *p* the largest of the class probabilities that the model claims.
 
     Attributes:
         run: Whose decisions.
-        weights: *w*, `(1,)`, or `(2,)` for a grounded layer.
-        bias: :math:`w_0`.
+        slope, offset: :math:`w, w_0`; 1 and 0 where the model claims what is so.
 
     References:
         J. Platt, Probabilistic Outputs for Support Vector Machines, Advances in Large Margin Classifiers (1999)
     """
 
     run: Run
-    weights: Tensor
-    bias: float
+    slope: float
+    offset: float
 
     def __call__(self, features: Features, present: Mapping[str, Tensor] | None = None) -> Tensor:
         """The probability for every sample, `(N,)`; arguments and errors are those of :meth:`Run.logits`."""
-        inputs = _inputs(self.run, features, present or {}, self.run.logits(features, present))
-        return torch.sigmoid(inputs @ self.weights.to(inputs) + self.bias)
+        return torch.sigmoid(self.slope * claimed_odds(self.run.logits(features, present)) + self.offset)
 
 
 def calibrate(run: Run, features: Features, *, part: str = "validation") -> Confidence:
@@ -69,7 +63,7 @@ def calibrate(run: Run, features: Features, *, part: str = "validation") -> Conf
             rows, here = chosen.rows(some), {name: values[some] for name, values in present.items()}
             logits = run.logits(rows, here)
             assert rows.label is not None
-            inputs.append(_inputs(run, rows, here, logits))
+            inputs.append(claimed_odds(logits))
             right.append(run.task.decide(logits) == rows.label)
     found = torch.cat(right).cpu().numpy()
     if found.all() or not found.any():
@@ -77,8 +71,9 @@ def calibrate(run: Run, features: Features, *, part: str = "validation") -> Conf
             f"calibrate: decisions on the {part} samples are all {'right' if found.all() else 'wrong'}, so nothing "
             "can be told about when they are."
         )
-    model = require("sklearn.linear_model").LogisticRegression().fit(torch.cat(inputs).cpu().numpy(), found)
-    return Confidence(run, torch.from_numpy(model.coef_[0]), float(model.intercept_[0]))
+    values = torch.cat(inputs).unsqueeze(-1).cpu().numpy()
+    model = require("sklearn.linear_model").LogisticRegression().fit(values, found)
+    return Confidence(run, float(model.coef_[0, 0]), float(model.intercept_[0]))
 
 
 def calibration_error(confidence: Tensor, right: Tensor, *, bins: int = 10) -> float:
@@ -112,16 +107,7 @@ def calibration_error(confidence: Tensor, right: Tensor, *, bins: int = 10) -> f
     return float(torch.stack(gaps).sum() / len(confidence))
 
 
-@torch.no_grad()
-def _inputs(run: Run, features: Features, present: Mapping[str, Tensor], logits: Tensor) -> Tensor:
+def claimed_odds(logits: Tensor) -> Tensor:
+    """Log-odds of the class that logits `(N, classes)` decide for, `(N,)`, in float64 and at most :data:`LARGEST`."""
     top = logits.double().log_softmax(dim=-1).amax(dim=-1)
-    odds = (top - torch.log(-torch.expm1(top.clamp(max=-1e-300)))).clamp(-LARGEST, LARGEST)
-    layer = run.model.layer
-    if not isinstance(layer, CellGMF):
-        return odds.unsqueeze(-1)
-    have = everywhere(list(run.dims), odds.shape, odds.device) | {
-        name: values for name, values in features.present.items() if name in run.dims
-    }
-    for name, values in present.items():
-        have[name] = have[name] & values.to(odds.device)
-    return torch.stack([odds, layer.charge_present(have).to(odds)], dim=-1)
+    return (top - torch.log(-torch.expm1(top.clamp(max=-1e-300)))).clamp(-LARGEST, LARGEST)
