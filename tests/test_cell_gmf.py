@@ -318,13 +318,14 @@ def test_settings_out_of_range_are_refused():
         CellGMF(DIMS, memory=100, grund=0.4)
 
 
-def test_a_modality_wider_than_all_others_is_fitted_as_any_other(monkeypatch):
+@pytest.mark.parametrize("anchor", ["c", "b"])
+def test_a_modality_wider_than_all_others_is_fitted_as_any_other(monkeypatch, anchor):
     """Without eigenvectors of the whole; where it is not so wide, both ways are open and give the same maps."""
     dims = {"a": 6, "b": 30, "c": 5}
     made, _ = shared_private(400, dims, shared=2, private=2, pairwise=1, noise=0.3)
     values = {name: one.double() for name, one in made.modalities.items()}
     monkeypatch.setattr("fusion.grounded.covariance.WIDE", 10)
-    quick, ordinary = CellGMF(dims), CellGMF(dims)
+    quick, ordinary = CellGMF(dims, anchor=anchor), CellGMF(dims, anchor=anchor)
     quick.fit(values)
     with monkeypatch.context() as patch:
         patch.setattr("fusion.grounded.covariance.Coherence.is_wide", lambda *_: False)
@@ -335,7 +336,7 @@ def test_a_modality_wider_than_all_others_is_fitted_as_any_other(monkeypatch):
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
     assert 2.5 < float(quick.maps["b"].invariant.square().sum()) < 4.1  # two of all, one with each
     # What is trained needs gradients, which the quick way does not have.
-    trained = CellGMF(dims, train=["ground"]).train()
+    trained = CellGMF(dims, anchor=anchor, train=["ground"]).train()
     trained.fit(values)
     trained(values).concatenated().square().sum().backward()
     assert trained.maps["b"].ground_shift.grad is not None
