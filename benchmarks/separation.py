@@ -75,7 +75,12 @@ which the cell sends it. Scales and bases of the parts do not matter, and only d
 the variance of a whitened channel are not counted. Charges are those of the features that the cell was fitted to.
 
 {conclusion}"""
-CONCLUSION = ""
+CONCLUSION = """Without the energy training undoes the division: everything can be read from every part, as from the GMF
+that started at random. At a weight of 100 the division stays and the accuracy is that of the same start without the
+energy; at 10 a third of the private variance gets into the invariant parts. What costs accuracy is the start, not the
+energy: the GMF that started at random has two points more. A linear reader sees what is small, which is why weights
+below do not do.
+"""
 
 
 def main() -> None:

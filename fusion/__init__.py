@@ -13,6 +13,7 @@ from .data.feature_file import load_features, save_features
 from .data.features import Features
 from .encoders import AttentionEncoder, RecurrentEncoder, SequenceEncoder, VectorEncoder
 from .evaluation.comparison import Comparison, compare
+from .evaluation.confidence import Confidence, calibrate, calibration_error
 from .evaluation.dependence import explained_variance, mutual_information
 from .evaluation.diagnostics import diagnose
 from .evaluation.scores import evaluate
@@ -52,6 +53,7 @@ __all__ = [
     "Channels",
     "Comparison",
     "Concatenation",
+    "Confidence",
     "CrossAttention",
     "Features",
     "Fused",
@@ -72,6 +74,8 @@ __all__ = [
     "Subspaces",
     "Sum",
     "VectorEncoder",
+    "calibrate",
+    "calibration_error",
     "channel_cell",
     "check_file",
     "compare",

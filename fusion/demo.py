@@ -143,11 +143,11 @@ def charging(out: Path) -> Section:
 def draw_migration(subspaces: Subspaces, out: Path) -> list[Picture]:
     """Draw how the channels of every modality migrate, where they end up, and the gates that follow.
 
-    Writes `migration.png`, `channels.png` and `gates.png` into the folder `out`.
+    Writes `migration.png`, `channels.png`, `gates.png` and `parts.png` into the folder `out`.
     """
     from matplotlib import pyplot
 
-    from .plotting import plot_channels, plot_gates, plot_migration
+    from .plotting import plot_channels, plot_gates, plot_migration, plot_parts
 
     count = len(subspaces.channels)
     figure, axes = pyplot.subplots(1, count, figsize=(5.6 * count, 3.9), layout="constrained", squeeze=False)
@@ -159,6 +159,8 @@ def draw_migration(subspaces: Subspaces, out: Path) -> list[Picture]:
             plot_channels(channels, way, moment=moment, title=name, ax=place)
     gates, ax = pyplot.subplots(figsize=(6.5, 3.9), layout="constrained")
     plot_gates(subspaces, ax=ax)
+    parts, ax = pyplot.subplots(figsize=(6.5, 3.9), layout="constrained")
+    plot_parts(subspaces, ax=ax)
     return [
         picture(
             figure,
@@ -174,6 +176,7 @@ def draw_migration(subspaces: Subspaces, out: Path) -> list[Picture]:
             "cations (above) from anions; the green one is the ground.",
         ),
         picture(gates, out / "gates.png", caption="The gates that follow, sharp at the noise level of R²."),
+        picture(parts, out / "parts.png", caption="What went where, and the total charge of every modality."),
     ]
 
 

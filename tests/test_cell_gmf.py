@@ -316,3 +316,44 @@ def test_settings_out_of_range_are_refused():
             CellGMF(DIMS, **wrong)
     with pytest.raises(TypeError, match="grund"):
         CellGMF(DIMS, memory=100, grund=0.4)
+
+
+@pytest.mark.parametrize("anchor", ["c", "b"])
+def test_a_modality_wider_than_all_others_is_fitted_as_any_other(monkeypatch, anchor):
+    """Without eigenvectors of the whole; where it is not so wide, both ways are open and give the same maps."""
+    dims = {"a": 6, "b": 30, "c": 5}
+    made, _ = shared_private(400, dims, shared=2, private=2, pairwise=1, noise=0.3)
+    values = {name: one.double() for name, one in made.modalities.items()}
+    monkeypatch.setattr("fusion.grounded.covariance.WIDE", 10)
+    quick, ordinary = CellGMF(dims, anchor=anchor), CellGMF(dims, anchor=anchor)
+    quick.fit(values)
+    with monkeypatch.context() as patch:
+        patch.setattr("fusion.grounded.covariance.Coherence.is_wide", lambda *_: False)
+        ordinary.fit(values)
+    for name in dims:
+        for part in ("invariant", "specific"):
+            found, expected = (getattr(layer.maps[name], part) for layer in (quick, ordinary))
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+    assert 2.5 < float(quick.maps["b"].invariant.square().sum()) < 4.1  # two of all, one with each
+    # What is trained needs gradients, which the quick way does not have.
+    trained = CellGMF(dims, anchor=anchor, train=["ground"]).train()
+    trained.fit(values)
+    trained(values).concatenated().square().sum().backward()
+    assert trained.maps["b"].ground_shift.grad is not None
+
+
+def test_no_sample_needs_to_have_every_modality():
+    made = shared_private(6000, DIMS, shared=3, private=3, noise=0.4, seed=0)[0].modalities
+    turn = torch.arange(6000) % 3
+    present = {name: turn != index for index, name in enumerate(DIMS)}
+    holes = {name: torch.where(present[name][:, None], values, torch.nan) for name, values in made.items()}
+    # Every pair is seen by samples of its own, and shuffling does not know what that makes of three together.
+    layer, whole = CellGMF(DIMS, memory=500, safety=3.0), CellGMF(DIMS)
+    found = layer.fit(holes, present=present)
+    whole.fit(made)
+    assert layer.moments.seen == 0  # nothing complete to follow from
+    for name, one in found.channels.items():
+        assert one.invariant_dimension == pytest.approx(3.0, abs=0.1)
+        # Maps of four thousand samples with pairs of two thousand are near those of all.
+        expected = whole.maps[name].invariant
+        assert (layer.maps[name].invariant - expected).norm() < 0.15 * expected.norm()

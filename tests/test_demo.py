@@ -20,7 +20,15 @@ def folder(tmp_path_factory):
 
 
 def test_figures_numbers_and_report_are_there(folder):
-    expected = {"report.html", "charging.png", "migration.png", "channels.png", "gates.png", "comparison.png"}
+    expected = {
+        "report.html",
+        "charging.png",
+        "migration.png",
+        "channels.png",
+        "gates.png",
+        "parts.png",
+        "comparison.png",
+    }
     assert expected <= {path.name for path in folder.iterdir()}
     for part in ("comparison_1", "comparison_2"):
         assert (folder / part / "comparison.json").exists()
@@ -59,5 +67,6 @@ def test_migrate_draws_the_channels_of_features_of_one_s_own(tmp_path, capsys):
         "migration.png",
         "channels.png",
         "gates.png",
+        "parts.png",
     }
     assert "3 modalities, 300 samples" in capsys.readouterr().out

@@ -55,8 +55,7 @@ def evaluate(run: Run, features: Features, *, part: str = "test") -> Scores:
         >>> list(fusion.evaluate(run, data))
         ['all', 'without a', 'without b']
     """
-    chosen = _samples(run, features, part)
-    _check_label(run.task, chosen)
+    chosen = labelled(run, features, part)
     if run.task.kind == "retrieval":
         return _retrieval(run, chosen)
     assert chosen.label is not None
@@ -161,6 +160,13 @@ def _retrieval(run: Run, features: Features) -> Scores:
     pairs = [case for name, case in found.items() if name != "all"]
     found["all"] = {metric: fmean(case[metric] for case in pairs) for metric in pairs[0]}
     return found
+
+
+def labelled(run: Run, features: Features, part: str) -> Features:
+    """A part of the features with labels that suit the run; arguments and errors are those of :func:`evaluate`."""
+    chosen = _samples(run, features, part)
+    _check_label(run.task, chosen)
+    return chosen
 
 
 def _samples(run: Run, features: Features, part: str) -> Features:

@@ -89,6 +89,10 @@ class Coherence:
         """
         return predictability(self.matrix, self.slices()[name])
 
+    def is_wide(self, name: str) -> bool:
+        """Whether a modality has more channels than all others together, and than :data:`WIDE`."""
+        return self.dims[name] > max(WIDE, len(self.matrix) - self.dims[name])
+
     def whiten(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Whitened coordinates of features `{name: (*batch, l)}`."""
         return {name: whitening.apply(features[name]) for name, whitening in self.whitenings.items()}
@@ -147,10 +151,15 @@ def slices(dims: Mapping[str, int]) -> dict[str, slice]:
 
 def predictability(matrix: Tensor, here: slice) -> Tensor:
     """S of the modality at `here` in K, see :meth:`Coherence.predictability`."""
+    half = prediction(matrix, here)
+    return half.mT @ half
+
+
+def prediction(matrix: Tensor, here: slice) -> Tensor:
+    """H with :math:`S = H^T H`, a row for every channel of the other modalities."""
     keep = _others(matrix, here)
     rest = matrix[keep][:, keep]
-    half = torch.linalg.solve_triangular(torch.linalg.cholesky(rest), matrix[keep][:, here], upper=False)
-    return half.mT @ half
+    return torch.linalg.solve_triangular(torch.linalg.cholesky(rest), matrix[keep][:, here], upper=False)
 
 
 def positive_definite(matrix: Tensor, dims: Mapping[str, int]) -> Tensor:

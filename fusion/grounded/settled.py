@@ -29,6 +29,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+import pnp
+
 from .covariance import Coherence
 from .ions import Noise, valence
 from .spectral import Spectrum, root, slope_of
@@ -86,16 +88,7 @@ def settle(predictability: Tensor, noise: Noise, knobs: Knobs, rotation: Tensor 
         shared = spectrum.values
     else:
         spectrum, shared = None, ((rotation @ predictability) * rotation).sum(-1)
-    valences = valence(shared, noise.level)
-    solution = equilibrate(
-        channel_cell(
-            valences,
-            voltage=noise.voltage * knobs.voltage,
-            ground=knobs.ground,
-            debye_length=knobs.debye_length,
-            ion_size=knobs.ion_size,
-        )
-    )
+    solution = _rest(shared, noise, knobs)
     found = opening(gates(solution))
     slopes = gate_slopes(solution).detach() * slope_of(opening, gates(solution)) / (1 - noise.level)
     parts = []
@@ -109,6 +102,45 @@ def settle(predictability: Tensor, noise: Noise, knobs: Knobs, rotation: Tensor 
     return Settled(found, parts[0], parts[1], separation_energy(solution))
 
 
+@torch.no_grad()
+def settle_wide(prediction: Tensor, noise: Noise, knobs: Knobs) -> Settled:
+    r"""The same, without gradients, for a modality with more channels than all others together.
+
+    Directions that correlate with nothing have one gate :math:`g_0`, so with orthonormal *V* for the others
+
+    .. math:: g(S) = g_0\,(I - V V^T) + V\,\mathrm{diag}(g)\,V^T .
+
+    Arguments:
+        prediction: H with :math:`S = H^T H`, `(r, l)`.
+        noise, knobs: As of :func:`settle`.
+    """
+    turn, triangle = torch.linalg.qr(prediction.mT)
+    spectrum = Spectrum.of(triangle @ triangle.mT)
+    directions, rest = turn @ spectrum.vectors, prediction.shape[1] - prediction.shape[0]
+    solution = _rest(torch.cat([spectrum.values, turn.new_zeros(rest)]), noise, knobs)
+    found = opening(gates(solution))
+    parts = []
+    for share in (found, 1 - found):
+        own, other = root(share).split([len(spectrum.values), rest])
+        half = (directions * (own - other[0])) @ directions.mT
+        half.diagonal().add_(other[0])
+        parts.append(half)
+    return Settled(found, parts[0], parts[1], separation_energy(solution))
+
+
+def _rest(shared: Tensor, noise: Noise, knobs: Knobs) -> pnp.Solution:
+    """The cell of channels with given R² `(l,)`, at rest."""
+    return equilibrate(
+        channel_cell(
+            valence(shared, noise.level),
+            voltage=noise.voltage * knobs.voltage,
+            ground=knobs.ground,
+            debye_length=knobs.debye_length,
+            ion_size=knobs.ion_size,
+        )
+    )
+
+
 def split_maps(
     coherence: Coherence, settled: Mapping[str, Settled], anchor: str
 ) -> dict[str, tuple[Tensor, Tensor]]:
@@ -116,8 +148,9 @@ def split_maps(
     where = coherence.slices()
     between = coherence.matrix - torch.block_diag(*(coherence.matrix[here, here] for here in where.values()))
     roots = torch.block_diag(*(one.root for one in settled.values()))
-    seen = roots @ between @ roots
-    seen = seen[:, where[anchor]] + seen @ seen[:, where[anchor]]
+    # From right to left: only what the anchor sees is needed.
+    once = roots @ (between @ roots[:, where[anchor]])
+    seen = once + roots @ (between @ (roots @ once))
     found = {}
     for name, one in settled.items():
         if name == anchor:
@@ -125,9 +158,17 @@ def split_maps(
             continue
         shared = seen[where[name]]
         invariant = Spectrum.of(shared.mT @ shared).apply(_softened) @ shared.mT @ one.root
-        identity = torch.eye(len(one.gates), dtype=seen.dtype, device=seen.device)
-        found[name] = invariant, Spectrum.of(identity - invariant.mT @ invariant).root()
+        found[name] = invariant, _rest_of(invariant, wide=coherence.is_wide(name))
     return found
+
+
+def _rest_of(invariant: Tensor, *, wide: bool) -> Tensor:
+    """B with :math:`B^2 = I - A^TA` of A, `(l*, l)`."""
+    identity = torch.eye(invariant.shape[1], dtype=invariant.dtype, device=invariant.device)
+    if not wide or torch.is_grad_enabled():
+        return Spectrum.of(identity - invariant.mT @ invariant).root()
+    _, held, directions = torch.linalg.svd(invariant, full_matrices=False)
+    return identity + directions.mT @ ((root(1 - held.square()) - 1).unsqueeze(-1) * directions)
 
 
 def _softened(squares: Tensor) -> Tensor:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ..distributed import gathered
-from ..grounded.covariance import Coherence, slices
+from ..grounded.covariance import Coherence, prediction, slices
 from ..grounded.ions import Noise
 from ..grounded.moments import Moments
 from ..grounded.settings import CellSettings
-from ..grounded.settled import Settled, settle, split_maps
+from ..grounded.settled import Settled, settle, settle_wide, split_maps
 from ..grounded.subspaces import Subspaces, dissociate
 from .channel_maps import ChannelMaps, LinearMaps
 from .layer import Fused, FusionLayer
@@ -149,15 +149,26 @@ class CellGMF(FusionLayer):
         self.register_buffer("energy", torch.zeros_like(self.coherence[0, 0]))
 
     @torch.no_grad()
-    def fit(self, features: Mapping[str, Tensor]) -> Subspaces:
+    def fit(
+        self, features: Mapping[str, Tensor], *, present: Mapping[str, Tensor] | None = None
+    ) -> Subspaces:
         """Measure the valences on features `{name: (samples, l)}` and settle the cells.
+
+        Arguments:
+            features: Of every modality.
+            present: `{name: (samples,)}`, false where a sample lacks a modality; none needs to have them all, but every
+                pair of modalities some samples. Running covariances start from those that have them all.
 
         Returns the subspaces, for looking inside. Raises what :func:`~fusion.grounded.subspaces.dissociate` raises.
         """
         features = {name: features[name] for name in self.dims}
-        found = dissociate(features, **asdict(self.settings))
+        found = dissociate(features, present=present, **asdict(self.settings))
         if self.moments is not None:
-            self.moments.update(torch.cat(list(features.values()), dim=-1))
+            joint = torch.cat(list(features.values()), dim=-1)
+            complete = torch.ones(len(joint), dtype=torch.bool, device=joint.device)
+            for there in (present or {}).values():
+                complete = complete & there
+            self.moments.update(joint[complete])
         noise = {name: Noise(one.noise_level, one.voltage) for name, one in found.channels.items()}
         settled = self._settled(found.coherence, noise, with_gradients=False)
         self._measured(found.coherence, noise, settled)
@@ -351,7 +362,11 @@ class CellGMF(FusionLayer):
             turn, knobs = one.turn(), one.knobs if with_gradients else one.fixed_knobs
             if turn is not None and not with_gradients:
                 turn = turn.detach()
-            found[name] = settle(coherence.predictability(name), noise[name], knobs, turn)
+            if turn is None and coherence.is_wide(name) and not torch.is_grad_enabled():
+                here = coherence.slices()[name]
+                found[name] = settle_wide(prediction(coherence.matrix, here), noise[name], knobs)
+            else:
+                found[name] = settle(coherence.predictability(name), noise[name], knobs, turn)
         return found
 
     def _losses(self, rows: Tensor | None) -> dict[str, Tensor]:
