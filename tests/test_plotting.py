@@ -70,6 +70,13 @@ def test_profiles_of_several_moments_and_of_one_element_of_a_batch(transient):
     torch.testing.assert_close(torch.tensor(drawn), batch.concentrations[1, 0])
 
 
+def test_profiles_show_the_ground_where_it_is():
+    cell = dataclasses.replace(salt_cell(), ground=torch.tensor([50e-9, 120e-9]))
+    steady = pnp.solve_steady(cell, pnp.Grid.refined(cell, 41))
+    (ground,) = [one for one in plot_profiles(steady, element=1).get_lines() if one.get_label() == "ground b"]
+    assert ground.get_xdata()[0] == pytest.approx(120)
+
+
 def test_space_time_and_current_have_axes_with_units(transient):
     ax = plot_space_time(transient, "Cl-")
     assert ax.get_ylabel() == "time (µs)"
