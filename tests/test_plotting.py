@@ -1,9 +1,12 @@
 """Figures: what is drawn is what was solved, and nothing is left unlabelled."""
 
+import dataclasses
+
 import matplotlib
 import numpy as np
 import pytest
 import torch
+from matplotlib import pyplot
 
 import pnp
 from fusion.data.datasets import digits_two_views, shared_private
@@ -27,7 +30,7 @@ matplotlib.use("agg")
 @pytest.fixture(autouse=True)
 def _close_figures():
     yield
-    matplotlib.pyplot.close("all")
+    pyplot.close("all")
 
 
 def salt_cell(voltage=0.05, length=200e-9):
