@@ -1,7 +1,7 @@
 """Pictures of features as ions, and of what layers make of them.
 
-Every function draws on `ax` (or on new axes) and returns the axes it drew on. Colours mean the same
-everywhere: channels run from blue (unpredictable) to vermilion (predictable), the ground is green.
+Every function draws on `ax` (or on new axes) and returns the axes it drew on. Colours are those of :mod:`pnp.palette`:
+channels run from blue (unpredictable) to vermilion (predictable), the ground is green.
 """
 
 from collections.abc import Mapping, Sequence

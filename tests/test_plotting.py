@@ -1,9 +1,12 @@
 """Figures: what is drawn is what was solved, and nothing is left unlabelled."""
 
+import dataclasses
+
 import matplotlib
 import numpy as np
 import pytest
 import torch
+from matplotlib import pyplot
 
 import pnp
 from fusion.data.datasets import digits_two_views, shared_private
@@ -27,7 +30,7 @@ matplotlib.use("agg")
 @pytest.fixture(autouse=True)
 def _close_figures():
     yield
-    matplotlib.pyplot.close("all")
+    pyplot.close("all")
 
 
 def salt_cell(voltage=0.05, length=200e-9):
@@ -68,6 +71,13 @@ def test_profiles_of_several_moments_and_of_one_element_of_a_batch(transient):
     batch = pnp.solve_steady(cell, pnp.Grid.refined(cell, 40))
     drawn = plot_profiles(batch, element=1).get_lines()[0].get_ydata()
     torch.testing.assert_close(torch.tensor(drawn), batch.concentrations[1, 0])
+
+
+def test_profiles_show_the_ground_where_it_is():
+    cell = dataclasses.replace(salt_cell(), ground=torch.tensor([50e-9, 120e-9]))
+    steady = pnp.solve_steady(cell, pnp.Grid.refined(cell, 41))
+    (ground,) = [one for one in plot_profiles(steady, element=1).get_lines() if one.get_label() == "ground b"]
+    assert ground.get_xdata()[0] == pytest.approx(120)
 
 
 def test_space_time_and_current_have_axes_with_units(transient):
