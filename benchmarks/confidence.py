@@ -93,8 +93,14 @@ handwritten digits of scikit-learn as two views and as four quadrants, every sub
 {seeds} seeds.
 
 ```python
+import torch
+import fusion
+
+features = fusion.digits_two_views()
+run = fusion.train("cell", features, recipe=fusion.Recipe(epochs=5), progress=False)
 confidence = fusion.calibrate(run, features)  # on validation samples, every case of something missing
-probability = confidence(new, {{"frequencies": absent}})  # that the decision is right, (N,)
+absent = torch.zeros(len(features), dtype=torch.bool)  # nobody has the frequencies
+probability = confidence(features, {{"frequencies": absent}})  # that the decision is right, (N,)
 ```
 
 ## Calibration errors
