@@ -221,7 +221,7 @@ def _add_migrate(commands: Any) -> None:
     )
     _add_choice(command)
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the pictures")
-    command.add_argument("--films", choices=("gif", "html"), help="also a film of every modality, as")
+    command.add_argument("--films", choices=("gif", "html"), help="also write a film of every modality")
     command.set_defaults(run=_migrate)
 
 

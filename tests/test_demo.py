@@ -37,7 +37,7 @@ def test_figures_numbers_and_report_are_there(folder):
 def test_the_report_needs_nothing_but_itself(folder):
     page = (folder / "report.html").read_text(encoding="utf-8")
     sources = re.findall(r"src=\"(.{30})", page)
-    assert len(sources) == 5
+    assert len(sources) == 6
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert "http" not in re.sub(r"base64,[^\"]+", "", page)
     assert "{{" not in page

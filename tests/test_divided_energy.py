@@ -111,6 +111,8 @@ def test_the_loss_has_its_weight_and_steps_of_sequences_have_it_too(cell):
     values = {name: torch.randn(4, length) for name, length in DIMS.items()}
     loss = layer(values).losses["free_energy"]
     torch.testing.assert_close(loss, 2 * single(values).losses["free_energy"])
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(layer(values).losses["free_energy"], loss)
     assert "free_energy" not in fusion.GMF.from_cell(cell)(values).losses
     stacked = fusion.Stacked(layer, fusion.find_layer("mbt"))
     steps = {name: torch.randn(4, 3, length) for name, length in DIMS.items()}

@@ -45,6 +45,11 @@ class DividedEnergy(nn.Module):
             self.register_buffer(f"unwhiten_{index}", unwhiten)
             self.register_buffer(f"charge_{index}", charge)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return next(self.buffers()).device
+
     def forward(self, maps: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
         """The mean energy of all modalities.
 

@@ -121,17 +121,12 @@ class GMF(DissociationLayer):
 
     def fuse(self, features: dict[str, Tensor], present: Presence) -> Fused:
         """See :class:`~fusion.layers.dissociation.DissociationLayer`; with the free energy, if it has a weight."""
-        found = super().fuse(features, present)
-        return (
-            found if self.energy is None else replace(found, losses=found.losses | self._energy(self.energy))
-        )
+        return self._with_energy(super().fuse(features, present))
 
     def fuse_steps(self, features: dict[str, Tensor], present: Presence) -> tuple[Fused, Presence]:
         """See :class:`~fusion.layers.dissociation.DissociationLayer`; with the free energy, if it has a weight."""
         found, valid = super().fuse_steps(features, present)
-        if self.energy is not None:
-            found = replace(found, losses=found.losses | self._energy(self.energy))
-        return found, valid
+        return self._with_energy(found), valid
 
     def make_map(self, inputs: int, outputs: int) -> nn.Module:
         """A linear layer with bias."""
@@ -142,16 +137,20 @@ class GMF(DissociationLayer):
         error = features - rebuilt
         return (error * error).mean(dim=-1)  # on a CPU six times as fast as the power
 
-    def _energy(self, energy: DividedEnergy) -> dict[str, Tensor]:
-        """The energy of the two maps in one of each modality, as a loss."""
+    def _with_energy(self, found: Fused) -> Fused:
+        """With the energy of the two maps in one of each modality among the losses, if it has a weight."""
+        if self.energy is None:
+            return found
         maps = {}
-        for name in self.dims:
-            lift = cast(nn.Linear, self.dissociation[name]).weight
-            border = self.invariant_lengths[name]
-            gathers = (
-                cast(nn.Linear, one[name]).weight for one in (self.gather_invariant, self.gather_specific)
-            )
-            sides = lift.split([border, len(lift) - border])
-            invariant, specific = (gather @ side for gather, side in zip(gathers, sides, strict=True))
-            maps[name] = invariant, specific
-        return {"free_energy": self.free_energy_weight * energy(maps)}
+        # Factors of matrices are not for bfloat16.
+        with torch.autocast(self.energy.device.type, enabled=False):
+            for name in self.dims:
+                lift = cast(nn.Linear, self.dissociation[name]).weight
+                border = self.invariant_lengths[name]
+                inner, outer = lift.split([border, len(lift) - border])
+                gather, gather_rest = (
+                    cast(nn.Linear, one[name]).weight for one in (self.gather_invariant, self.gather_specific)
+                )
+                maps[name] = gather @ inner, gather_rest @ outer
+            energy = self.energy(maps)
+        return replace(found, losses=found.losses | {"free_energy": self.free_energy_weight * energy})
