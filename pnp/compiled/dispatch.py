@@ -17,6 +17,7 @@ from ..system import CHARGE, POTENTIAL, State, System
 from .inputs import Numbers, each_tensor
 from .lanes import rows_of
 from .many import few_ions, rest_many, rest_many_adjoint
+from .memory import keep_freed_memory
 from .resting import rest, rest_adjoint
 from .resting import row_count as rest_rows
 from .stepping import CELL, Steps, march, tape_width
@@ -62,6 +63,7 @@ def _gradients_wanted(system: System, start: State) -> bool:
 
 def resting_state(system: System, start: Tensor | None, settings: Newton) -> NewtonResult:
     """The equilibrium of cells that come to rest, from a potential `(B, N)` or from a cold start."""
+    keep_freed_memory()
     batch, nodes = system.volumes.shape
     species = system.valences.shape[1]
     new = system.volumes.new_empty
@@ -96,6 +98,7 @@ def marched(
     Returns concentrations `(B, T, S, N)`, potentials `(B, T, N)` and a report `(B, 4)`: 0 for success, time reached,
     accepted and rejected steps. Where gradients are wanted, the steps of cells that succeeded are kept.
     """
+    keep_freed_memory()
     wanted = _gradients_wanted(system, start)
     batch, species, nodes = start.concentrations.shape
     closed, held = _structure(system)
