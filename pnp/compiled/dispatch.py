@@ -180,7 +180,7 @@ class _Marched(torch.autograd.Function):
     def backward(ctx: Any, by_concentrations: Tensor, by_potential: Tensor) -> tuple[Any, ...]:
         finished, at_once, *saved = ctx.saved_tensors
         tapes, given = [_array(tape) for tape in saved[: ctx.count]], saved[ctx.count :]
-        worked = _array(finished)
+        worked, wanted = _array(finished), Coefficients(*ctx.needs_input_grad[6:])
         found = [torch.zeros_like(one, memory_format=torch.contiguous_format) for one in given]
         species, nodes = by_concentrations.shape[2:]
 
@@ -200,6 +200,7 @@ class _Marched(torch.autograd.Function):
             *ctx.fixed,
             by_potential,
             by_concentrations,
+            wanted.volumes or wanted.fixed or wanted.valences,
             Coefficients(*found),
         )
         # What is asked for at time zero is the start itself.
