@@ -297,7 +297,10 @@ def _pull(
 def _pulls(work: Any, back: Any, k: int, species: int, baths: Any, s: int) -> Any:
     """Sums over the stages of what multipliers do to the increments at the ends of an edge, and to their drop."""
     size = species + 1
-    base, beside = k * rows_of_node(species) + increments_at(species), k * _rows(species) + _multipliers_at(species)
+    base, beside = (
+        k * rows_of_node(species) + increments_at(species),
+        k * _rows(species) + _multipliers_at(species),
+    )
     next_, later = base + rows_of_node(species), beside + _rows(species)
     left, right, strained = splat(work, 0.0), splat(work, 0.0), splat(work, 0.0)
     here = 0.0 if baths[k] else 1.0
@@ -321,8 +324,7 @@ def _through_matrix(
         species = 2
     fields, rows, size = rows_of_node(species), _rows(species), species + 1
     valence, of_valences = nodes * fields + VALENCE, nodes * rows + OF_VALENCES
-    starts, increments = CONCENTRATIONS + species, increments_at(species)
-    multipliers, pulled = _multipliers_at(species), _pulled_at(species)
+    starts, pulled = CONCENTRATIONS + species, _pulled_at(species)
     last = pulled + (STAGES - 1) * size
     none, tau = splat(work, 0.0), load(work, nodes * fields + STAGE)
     for k in range(nodes):
