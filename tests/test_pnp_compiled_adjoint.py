@@ -111,7 +111,7 @@ class Described:
             one, state = system.select(only), start.select(only)
             outputs = [state]
             for row in tape[tape[:, stepping.CELL] == index]:
-                recorded = row[stepping.STATES :].reshape(2, species + 1, nodes)[0]
+                recorded = row[stepping.STATES :].reshape(nodes, 2, species + 1)[:, 0].mT
                 end = State(recorded[None, :species], recorded[None, species:])
                 step = RosenbrockStep(one, state, row[[stepping.DURATION]], amounts[only][..., 0])
                 nothing = torch.zeros(1)
@@ -140,6 +140,22 @@ def test_gradients_are_those_of_the_readable_steps(ends):
         # Some cancel: the sensitivity of the whole counts too.
         scale = float(wanted.abs().max()) + 1e-6 * largest
         assert float((found - wanted).abs().max()) < 1e-8 * scale
+
+
+@pytest.mark.parametrize("ends", ["two electrodes", "Stern layers"])
+def test_nothing_changes_where_less_is_wanted(ends):
+    """Derivatives by volumes, fixed charge and valences are not summed if nobody wants them."""
+    gradients = []
+    for constant in ((), ("volumes", "fixed_charge", "valences")):
+        described = Described(ends, "layers", 3)
+        for name in constant:
+            getattr(described.system, name).requires_grad_(False)
+        concentrations, potential, *_ = described.marched()
+        value = (concentrations * weights(concentrations)).sum() + (potential * weights(potential)).sum()
+        leaves = [getattr(described.system, name) for name in ("permittivity", "diffusivities", "spacings")]
+        gradients.append(torch.autograd.grad(value, [*leaves, described.potential]))
+    for found, wanted in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0.0)
 
 
 @contextmanager

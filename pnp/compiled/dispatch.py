@@ -17,6 +17,7 @@ from ..system import CHARGE, POTENTIAL, State, System
 from .inputs import Numbers, each_tensor
 from .lanes import rows_of
 from .many import few_ions, rest_many, rest_many_adjoint
+from .memory import keep_freed_memory
 from .resting import rest, rest_adjoint
 from .resting import row_count as rest_rows
 from .stepping import CELL, Steps, march, tape_width
@@ -26,8 +27,8 @@ from .stepping_adjoint import row_count as adjoint_rows
 
 RESTING_TOGETHER, MARCHING_TOGETHER = 8, 8
 """Lanes of cells that come to rest, and of transients."""
-EXPECTED_STEPS = 256
-"""Room on a tape before it has to grow."""
+EXPECTED_STEPS = 128
+"""Of a cell: room on a tape before it has to grow."""
 CELLS_PER_THREAD = 64
 """With fewer there is nothing to gain from another thread, but for many species."""
 
@@ -62,6 +63,7 @@ def _gradients_wanted(system: System, start: State) -> bool:
 
 def resting_state(system: System, start: Tensor | None, settings: Newton) -> NewtonResult:
     """The equilibrium of cells that come to rest, from a potential `(B, N)` or from a cold start."""
+    keep_freed_memory()
     batch, nodes = system.volumes.shape
     species = system.valences.shape[1]
     new = system.volumes.new_empty
@@ -96,6 +98,7 @@ def marched(
     Returns concentrations `(B, T, S, N)`, potentials `(B, T, N)` and a report `(B, 4)`: 0 for success, time reached,
     accepted and rejected steps. Where gradients are wanted, the steps of cells that succeeded are kept.
     """
+    keep_freed_memory()
     wanted = _gradients_wanted(system, start)
     batch, species, nodes = start.concentrations.shape
     closed, held = _structure(system)
@@ -138,10 +141,10 @@ def marched(
         if not wanted:
             march(*own, np.empty((0, 0)), cells, *arguments)
             return
-        room = np.empty((EXPECTED_STEPS, tape_width(nodes, species)))
         for first in range(0, len(cells), count):
-            tape = torch.from_numpy(march(*own, room, cells[first : first + count], *arguments))
-            tapes.append(tape[report[tape[:, CELL].long(), 0] == 0])
+            # Memory that is not written to costs nothing.
+            room = np.empty((count * EXPECTED_STEPS, tape_width(nodes, species)))
+            tapes.append(torch.from_numpy(march(*own, room, cells[first : first + count], *arguments)))
 
     arguments = numbers, speeds, general, structure, begin, np.array(limits), control.max_steps, results
     _side_by_side(solve, CELLS_PER_THREAD, order, *arguments)
@@ -149,7 +152,7 @@ def marched(
         given = _coefficients(system, start)
         fixed = general, held, baths
         concentrations, potential = _Marched.apply(
-            concentrations, potential, tapes, fixed, outputs[:, 0] == 0, *given
+            concentrations, potential, tapes, fixed, report[:, 0] == 0, outputs[:, 0] == 0, *given
         )
     return concentrations, potential, report
 
@@ -164,18 +167,20 @@ class _Marched(torch.autograd.Function):
         potential: Tensor,
         tapes: list[Tensor],
         fixed: Any,
+        finished: Tensor,
         at_once: Tensor,
         *given: Tensor,
     ) -> tuple[Tensor, Tensor]:
         ctx.fixed, ctx.count = fixed, len(tapes)
-        ctx.save_for_backward(at_once, *tapes, *given)
+        ctx.save_for_backward(finished, at_once, *tapes, *given)
         return concentrations.view_as(concentrations), potential.view_as(potential)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, by_concentrations: Tensor, by_potential: Tensor) -> tuple[Any, ...]:
-        at_once, *saved = ctx.saved_tensors
+        finished, at_once, *saved = ctx.saved_tensors
         tapes, given = [_array(tape) for tape in saved[: ctx.count]], saved[ctx.count :]
+        worked, wanted = _array(finished), Coefficients(*ctx.needs_input_grad[6:])
         found = [torch.zeros_like(one, memory_format=torch.contiguous_format) for one in given]
         species, nodes = by_concentrations.shape[2:]
 
@@ -184,6 +189,7 @@ class _Marched(torch.autograd.Function):
             work = [np.zeros(rows, rows_of(MARCHING_TOGETHER)) for rows in both]
             for index in groups:
                 cells = np.unique(tapes[index][:, CELL]).astype(int)
+                cells = cells[worked[cells]]
                 march_adjoint(*work, cells, tapes[index], *arguments)
 
         _side_by_side(
@@ -194,12 +200,13 @@ class _Marched(torch.autograd.Function):
             *ctx.fixed,
             by_potential,
             by_concentrations,
+            wanted.volumes or wanted.fixed or wanted.valences,
             Coefficients(*found),
         )
         # What is asked for at time zero is the start itself.
         found[-2] += by_concentrations[:, 0] * at_once[:, None, None]
         found[-1] += by_potential[:, 0] * at_once[:, None]
-        return None, None, None, None, None, *found
+        return None, None, None, None, None, None, *found
 
 
 def resting_gradient(system: System, result: NewtonResult) -> State:

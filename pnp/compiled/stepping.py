@@ -68,8 +68,8 @@ STUCK, SPENT = 1, 2
 
 
 CELL, OUTPUT, DURATION, STATES = range(4)
-"""Columns of a recorded step: its cell, the output that it ends at or -1, its length; then concentrations `(S, N)` and
-potential `(N,)` at its end, and the increment of the last but one stage in the same form."""
+"""Columns of a recorded step: its cell, the output that it ends at or -1, its length; then for every node the S
+concentrations and the potential at its end, and their increments of the last but one stage."""
 
 
 def tape_width(nodes: int, species: int) -> int:
@@ -387,13 +387,13 @@ def stage_down(work: Any, nodes: int, species: int, general: Any, stage: int, he
     known, alphas = CONCENTRATIONS + 3 * species, CONCENTRATIONS + 4 * species
     y = increments_at(species) + stage * size
     tau = load(work, own + STAGE)
-    reach(work, 0, species, stage)
+    reach(work, 0, species, stage, True)
     for k in range(nodes):
         base = k * fields
         before = base - fields
         left, right = edges + 4 * species * (k % 2), edges + 4 * species * ((k + 1) % 2)
         if k < nodes - 1:
-            reach(work, base + fields, species, stage)
+            reach(work, base + fields, species, stage, True)
             edge(work, base, species, fields, valence, right, tau)
         for s in range(species):
             rhs = splat(work, 0.0)
@@ -416,7 +416,7 @@ def stage_down(work: Any, nodes: int, species: int, general: Any, stage: int, he
 
 
 @inlined
-def reach(work: Any, base: int, species: int, stage: int) -> None:
+def reach(work: Any, base: int, species: int, stage: int, remember: bool) -> None:
     """The state of a node that a stage looks at, and what it remembers of the increments of those before."""
     size, known = species + 1, base + CONCENTRATIONS + 3 * species
     increments = base + increments_at(species)
@@ -427,9 +427,10 @@ def reach(work: Any, base: int, species: int, stage: int) -> None:
         for j in range(stage):
             increment = load(work, increments + j * size + s)
             value = value + A[stage, j] * increment
-            remembered = remembered + C[stage, j] * increment
+            if remember:
+                remembered = remembered + C[stage, j] * increment
         store(work, at, value)
-        if s < species:
+        if remember and s < species:
             store(work, known + s, remembered)
 
 
@@ -677,8 +678,8 @@ def _record_step(work: Any, nodes: int, species: int, lane: int, step: Any) -> N
         base = k * fields
         for s in range(size):
             at = base + POTENTIAL if s == species else base + CONCENTRATIONS + s
-            step[STATES + s * nodes + k] = get(work, at, lane)
-            step[STATES + (size + s) * nodes + k] = get(work, base + increment + s, lane)
+            step[STATES + 2 * size * k + s] = get(work, at, lane)
+            step[STATES + 2 * size * k + size + s] = get(work, base + increment + s, lane)
 
 
 @kernel

@@ -101,12 +101,14 @@ def march_adjoint(
     baths: Any,
     by_potential: Any,
     by_concentrations: Any,
+    whole: bool,
     found: Coefficients,
 ) -> None:
     """Derivatives of a number with respect to all that is `given`, from those `by` results `(B, T, ...)`.
 
     `cells` are at most as many as there are lanes, and the `tape` has their steps; `work` is as for the steps, `back`
-    has rows of its own. `general` is None for two species.
+    has rows of its own. `general` is None for two species. If not `whole`, derivatives by volumes, fixed charge and
+    valences are left zero.
     """
     species, nodes = given.start.shape[1:]
     count = lanes_in(work)
@@ -115,6 +117,7 @@ def march_adjoint(
         group[lane] = cells[min(lane, cells.size - 1)]
         steps[lane] = _step_before(tape, tape.shape[0], group[lane]) if lane < cells.size else -1
     _pack(work, back, group, given)
+    _put_end(work, steps, tape, nodes, species)
     while np.any(steps >= 0):
         for lane in range(count):
             before[lane] = _step_before(tape, steps[lane], group[lane]) if steps[lane] >= 0 else -1
@@ -131,8 +134,8 @@ def march_adjoint(
         _find_last(work, nodes, species)
         for i in range(STAGES):
             _multiply(work, back, nodes, species, general, STAGES - 1 - i, held, baths)
-            _pull(work, back, nodes, species, general, STAGES - 1 - i, held, baths)
-        _through_matrix(work, back, nodes, species, general, baths)
+            _pull(work, back, nodes, species, general, STAGES - 1 - i, held, baths, whole)
+        _through_matrix(work, back, nodes, species, general, baths, whole)
         for lane in range(count):
             if steps[lane] >= 0:
                 steps[lane] = before[lane]
@@ -184,11 +187,19 @@ def _multiply(
 
 @kernel
 def _pull(
-    work: Any, back: Any, nodes: int, species: int, general: Any, stage: int, held: Any, baths: Any
+    work: Any,
+    back: Any,
+    nodes: int,
+    species: int,
+    general: Any,
+    stage: int,
+    held: Any,
+    baths: Any,
+    whole: bool,
 ) -> None:
     """The multipliers from the right, and derivatives of the right-hand side by the state that the stage looked at.
 
-    And by all numbers.
+    And by the numbers, if `whole` by all of them, else not by volumes, fixed charge and valences.
     """
     if general is None:
         species = 2
@@ -221,7 +232,7 @@ def _pull(
                 product = product + load(work, base + inverse + t * size + s) * load(work, spare + t)
             store(back, beside + own + s, product)
         # Derivatives by the state.
-        reach(work, base, species, stage)
+        reach(work, base, species, stage, whole)
         volume, potential = load(work, base + VOLUME), load(work, base + POTENTIAL)
         at_end = potential + load(work, base + increments + species)
         gauss = none if held[k] else load(back, beside + own + species)
@@ -240,15 +251,17 @@ def _pull(
             store(back, beside + OF_STIFFNESS, load(back, beside + OF_STIFFNESS) + strain * gain)
             by_next = load(work, base + STIFFNESS) * strain
             by_potential = by_potential - by_next
-        of_volume = load(back, beside + OF_VOLUME)
         ahead, behind, slope = none, none, none
         for s in range(species):
             z, at = load(work, valence + s), base + CONCENTRATIONS + s
             here, increment = load(work, at), load(work, base + increments + s)
             multiplier = none if baths[k] else load(back, beside + own + s)
-            of_volume = of_volume + gauss * z * (here + increment)
-            of_volume = of_volume + multiplier * (SHARE * load(work, base + known + s) - increment)
-            of_valence = load(back, of_valences + s) + gauss * volume * (here + increment)
+            if whole:
+                of_volume = load(back, beside + OF_VOLUME) + gauss * z * (here + increment)
+                of_volume = of_volume + multiplier * (SHARE * load(work, base + known + s) - increment)
+                store(back, beside + OF_VOLUME, of_volume)
+                of_valence = load(back, of_valences + s) + gauss * volume * (here + increment)
+                store(back, of_valences + s, of_valence)
             by_here = gauss * z * volume
             if stage == STAGES - 1:
                 by_here = by_here + load(back, beside + pulled + s)
@@ -266,29 +279,52 @@ def _pull(
                 store(back, beside + OF_MOBILITIES + s, of_mobility)
                 through = through * load(work, at + 2 * species)
                 by_drop = through * (slope * here - (1.0 + slope) * there)
-                of_valence = of_valence - by_drop * jump
+                if whole:
+                    store(back, of_valences + s, load(back, of_valences + s) - by_drop * jump)
                 by_here = by_here - through * ahead
                 store(back, later + pulled + s, load(back, later + pulled + s) + through * behind)
                 by_potential = by_potential + z * by_drop
                 by_next = by_next - z * by_drop
             store(back, beside + pulled + s, by_here)
-            store(back, of_valences + s, of_valence)
         store(back, beside + pulled + species, by_potential)
         if i > 0:
             store(back, later + pulled + species, load(back, later + pulled + species) + by_next)
-        store(back, beside + OF_VOLUME, of_volume)
-        store(back, beside + OF_FIXED, load(back, beside + OF_FIXED) + gauss)
+        if whole:
+            store(back, beside + OF_FIXED, load(back, beside + OF_FIXED) + gauss)
+
+
+@inlined
+def _pulls(work: Any, back: Any, k: int, species: int, baths: Any, s: int) -> Any:
+    """Sums over the stages of what multipliers do to the increments at the ends of an edge, and to their drop."""
+    size = species + 1
+    base, beside = (
+        k * rows_of_node(species) + increments_at(species),
+        k * _rows(species) + _multipliers_at(species),
+    )
+    next_, later = base + rows_of_node(species), beside + _rows(species)
+    left, right, strained = splat(work, 0.0), splat(work, 0.0), splat(work, 0.0)
+    here = 0.0 if baths[k] else 1.0
+    there = 0.0 if baths[k + 1] else 1.0
+    for j in range(STAGES):
+        own = j * size + s
+        weight = here * load(back, beside + own) - there * load(back, later + own)
+        left = left + weight * load(work, base + own)
+        right = right + weight * load(work, next_ + own)
+        potential = j * size + species
+        strained = strained + weight * (load(work, next_ + potential) - load(work, base + potential))
+    return left, right, strained
 
 
 @kernel
-def _through_matrix(work: Any, back: Any, nodes: int, species: int, general: Any, baths: Any) -> None:
+def _through_matrix(
+    work: Any, back: Any, nodes: int, species: int, general: Any, baths: Any, whole: bool
+) -> None:
     """What the matrix adds; then all derivatives by the start, which is the end of the step before."""
     if general is None:
         species = 2
     fields, rows, size = rows_of_node(species), _rows(species), species + 1
     valence, of_valences = nodes * fields + VALENCE, nodes * rows + OF_VALENCES
-    starts, increments = CONCENTRATIONS + species, increments_at(species)
-    multipliers, pulled = _multipliers_at(species), _pulled_at(species)
+    starts, pulled = CONCENTRATIONS + species, _pulled_at(species)
     last = pulled + (STAGES - 1) * size
     none, tau = splat(work, 0.0), load(work, nodes * fields + STAGE)
     for k in range(nodes):
@@ -303,20 +339,14 @@ def _through_matrix(work: Any, back: Any, nodes: int, species: int, general: Any
         jump = load(work, next_ + START) - load(work, base + START)
         by_potential, before = none, none
         ahead, behind, slope, curvature = none, none, none, none
+        first = _pulls(work, back, k, species, baths, 0)
+        second = _pulls(work, back, k, species, baths, 1) if species > 1 else first
         for s in range(species):
             z, at = load(work, valence + s), base + starts + s
             here, there = load(work, at), load(work, at + fields)
-            left, right, strained = none, none, none
-            for j in range(STAGES):
-                own = multipliers + j * size + s
-                weight = none if baths[k] else load(back, beside + own)
-                if not baths[k + 1]:
-                    weight = weight - load(back, later + own)
-                here_j = base + increments + j * size
-                left = left + weight * load(work, here_j + s)
-                right = right + weight * load(work, here_j + fields + s)
-                gain = load(work, here_j + fields + species) - load(work, here_j + species)
-                strained = strained + weight * gain
+            left, right, strained = first if s == 0 else second
+            if s > 1:
+                left, right, strained = _pulls(work, back, k, species, baths, s)
             left, right, strained = tau * left, tau * right, tau * strained
             if s == 0 or any_lane(opposite(z == -before)):
                 ahead, behind, slope = bernoulli(z * jump)
@@ -331,8 +361,9 @@ def _through_matrix(work: Any, back: Any, nodes: int, species: int, general: Any
             curved = z * curvature * (here - there) * strained
             turned = mobility * (slope * left - (1.0 + slope) * right + curved)
             strained = mobility * strained
-            of_valence = load(back, of_valences + s) - jump * turned - by_drop * strained
-            store(back, of_valences + s, of_valence)
+            if whole:
+                of_valence = load(back, of_valences + s) - jump * turned - by_drop * strained
+                store(back, of_valences + s, of_valence)
             strained = z * strained
             store(back, beside + last + s, load(back, beside + last + s) - slope * strained)
             store(back, later + last + s, load(back, later + last + s) + (1.0 + slope) * strained)
@@ -343,10 +374,22 @@ def _through_matrix(work: Any, back: Any, nodes: int, species: int, general: Any
 
 
 @kernel
-def _put_step(work: Any, group: Any, steps: Any, before: Any, tape: Any, given: Coefficients) -> None:
-    """Length and start of every cell's step, and in the place of its last two increments what was recorded of it.
+def _put_end(work: Any, steps: Any, tape: Any, nodes: int, species: int) -> None:
+    """The end of the last steps in the place of the start of the next ones, which were not taken."""
+    fields, size = rows_of_node(species), species + 1
+    for k in range(nodes):
+        for s in range(size):
+            start = k * fields + (START if s == species else CONCENTRATIONS + species + s)
+            for lane in range(lanes_in(work)):
+                if steps[lane] >= 0:
+                    put(work, start, lane, tape[steps[lane], STATES + 2 * size * k + s])
 
-    `before` are the steps before these, or -1.
+
+@kernel
+def _put_step(work: Any, group: Any, steps: Any, before: Any, tape: Any, given: Coefficients) -> None:
+    """Length and start of every cell's step, and in the place of its last two increments what is known of it.
+
+    That is its end, where the step after it started, and what was recorded. `before` are the steps before these, or -1.
     """
     species, nodes = given.start.shape[1:]
     fields, size = rows_of_node(species), species + 1
@@ -355,13 +398,14 @@ def _put_step(work: Any, group: Any, steps: Any, before: Any, tape: Any, given: 
         if steps[lane] >= 0:
             put(work, nodes * fields + STAGE, lane, SHARE * tape[steps[lane], DURATION])
     for k in range(nodes):
-        base = k * fields
+        base, column = k * fields, STATES + 2 * size * k
         for s in range(size):
             own = base + POTENTIAL if s == species else base + CONCENTRATIONS + s
             start = base + START if s == species else base + CONCENTRATIONS + species + s
+            store(work, base + last + s, load(work, start))
             for lane in range(lanes_in(work)):
                 if before[lane] >= 0:
-                    value = tape[before[lane], STATES + s * nodes + k]
+                    value = tape[before[lane], column + s]
                 elif s == species:
                     value = given.potential[group[lane], k]
                 else:
@@ -369,9 +413,7 @@ def _put_step(work: Any, group: Any, steps: Any, before: Any, tape: Any, given: 
                 put(work, own, lane, value)
                 put(work, start, lane, value)
                 if steps[lane] >= 0:
-                    put(work, base + last + s, lane, tape[steps[lane], STATES + s * nodes + k])
-                    recorded = tape[steps[lane], STATES + (size + s) * nodes + k]
-                    put(work, base + last - size + s, lane, recorded)
+                    put(work, base + last - size + s, lane, tape[steps[lane], column + size + s])
 
 
 @kernel
