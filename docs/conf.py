@@ -14,6 +14,8 @@ from sphinx.util.nodes import make_refnode
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the packages beside these pages, wherever others are installed
 
+from pnp import palette  # noqa: E402
+
 project = "pnp-fusion"
 author = "The pnp-fusion maintainers"
 copyright = "the pnp-fusion maintainers, MIT licence"
@@ -57,6 +59,7 @@ copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
 # Look
+BRAND = "color-brand-primary", "color-brand-content"
 html_theme = "furo"
 html_title = "pnp-fusion"
 html_static_path = ["site/static"]
@@ -65,8 +68,8 @@ html_css_files = ["site.css"]
 html_additional_pages = {"index": "redirect.html"}
 html_copy_source = html_show_sourcelink = False
 html_theme_options = {
-    "light_css_variables": {"color-brand-primary": "#0b5c94", "color-brand-content": "#0b5c94"},
-    "dark_css_variables": {"color-brand-primary": "#6cb8e6", "color-brand-content": "#6cb8e6"},
+    "light_css_variables": dict.fromkeys(BRAND, palette.ANION),
+    "dark_css_variables": dict.fromkeys(BRAND, palette.MODALITIES[1]),
 }
 pygments_style, pygments_dark_style = "friendly", "github-dark"
 
