@@ -1,14 +1,15 @@
 """Train fusion layers as docs/fusion_results.md reports: python -m benchmarks.fusion_accuracy [NAME ...] [--page].
 
 Experiments by NAME (all, if none is given), each kept in a file of results/fusion/ layer by layer: what is there is
-not trained again. `--file FEATURES.npz` adds experiments on a feature file. `--page` writes the page.
+not trained again. `--file FEATURES.npz` adds experiments on a feature file, `--layers` chooses some. `--page` writes
+the page.
 """
 
 import argparse
 import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,13 @@ import torch
 
 import fusion
 from fusion.evaluation.comparison import PROPOSED, Comparison
+from fusion.evaluation.scores import with_mean_of_incomplete
 from fusion.evaluation.tables import ALARM
+from fusion.layers.cell_gmf import CellGMF
+from fusion.randomness import seeded
 from pnp.atomic import replacing
 
+from .grounded import Even, NothingFilledIn, OwnUnits, Sigmoid
 from .measure import table
 
 FOLDER = Path(__file__).parent / "results" / "fusion"
@@ -37,6 +42,9 @@ RECIPES = {
     "modern": fusion.Recipe.modern(),
 }
 ABLATION = ["".join(parts) for size in range(4) for parts in itertools.combinations("abc", size)]
+LABELS = (50, 150, 500)
+FEW = ["concat", "sum", "late", "gated", "misa"]
+ALONE = "cell, labelled samples only"
 ABLATED = ["gmf", "cell", "concat", "sum"]
 FIGURES = ("scores", "parameters", "flops", "times")
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -136,6 +144,8 @@ class Experiment:
     layers: Mapping[str, Any]
     recipe: fusion.Recipe
     task: str = "classification"
+    labels: int | None = None
+    """How many of the training samples have one, the same number of each class; None: all."""
 
 
 def experiments(files: Iterable[Path]) -> dict[str, Experiment]:
@@ -159,6 +169,24 @@ def experiments(files: Iterable[Path]) -> dict[str, Experiment]:
     bare = {"scfae": fusion.SCFAE, "scfae, not normalised": partial(fusion.SCFAE, normalise=False)}
     for name in ("plain", "full"):
         found[f"normalisation {name}"] = Experiment(digits, bare, RECIPES[name])
+    parts = {
+        "cell": CellGMF,
+        "plain sigmoid for the cell": Sigmoid,
+        "all gates half open": Even,
+        "nothing filled in": NothingFilledIn,
+        "usual perceptron": partial(CellGMF, readout="joint"),
+        "usual perceptron, nothing filled in": partial(NothingFilledIn, readout="joint"),
+        "usual perceptron, own units": OwnUnits,
+    }
+    for data in ("digits", "quadrants"):
+        for name in ("a", "full"):
+            found[f"parts {data} {name}"] = Experiment(named[data], parts, RECIPES[name])
+    for data in ["digits", *(file.stem for file in files)]:
+        for labels in LABELS:
+            layers = _named(["gmf", "cell", *FEW]) | {ALONE: CellGMF}
+            found[f"{data} {labels} labels"] = Experiment(
+                named[data], layers, fusion.Recipe(epochs=100), labels=labels
+            )
     for task in ("retrieval", "conflict"):
         found[task] = Experiment(digits, _named(QUICK), RECIPES["full"], task)
     return found
@@ -180,20 +208,50 @@ def run(name: str, experiment: Experiment) -> None:
     for layer, maker in experiment.layers.items():
         if layer in known:
             continue
-        found = fusion.compare(
-            features,
-            {layer: maker},
-            recipe=experiment.recipe,
-            seeds=SEEDS,
-            task=experiment.task,
-            baselines=[],
-            progress=False,
-        )
-        known[layer] = {what: getattr(found, what)[layer] for what in FIGURES}
-        known[layer] |= {"random_split": found.random_split}
+        if experiment.labels is not None:
+            known[layer] = few_labels(layer, maker, experiment)
+        else:
+            found = fusion.compare(
+                features,
+                {layer: maker},
+                recipe=experiment.recipe,
+                seeds=SEEDS,
+                task=experiment.task,
+                baselines=[],
+                progress=False,
+            )
+            known[layer] = {what: getattr(found, what)[layer] for what in FIGURES}
+            known[layer] |= {"random_split": found.random_split}
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
         print(name, layer, flush=True)
+
+
+def few_labels(name: str, maker: Any, experiment: Experiment) -> dict[str, Any]:
+    """Scores where few training samples have a label; the cell is measured on all, unless it is called alone."""
+    scores: dict[str, dict[str, list[float]]] = {}
+    features = experiment.features()
+    for seed in range(SEEDS):
+        whole = features.with_split(seed)
+        assert whole.split is not None
+        assert whole.label is not None
+        each = (experiment.labels or 0) // (whole.classes or 1)
+        with seeded(seed):
+            order = torch.randperm(len(whole))
+        rank = torch.zeros(len(whole), dtype=torch.int64)
+        for group in whole.label.unique():
+            members = order[(whole.label[order] == group) & (whole.split[order] == 0)]
+            rank[members] = torch.arange(len(members))
+        rest = (whole.split == 0) & (rank >= each)
+        some = replace(whole.rows(~rest), split=whole.split[~rest])
+        unlabelled = whole.rows(rest) if maker is CellGMF and name != ALONE else None
+        run = fusion.train(
+            maker, some, recipe=experiment.recipe, seed=seed, unlabelled=unlabelled, progress=False
+        )
+        for case, found in with_mean_of_incomplete(fusion.evaluate(run, some)).items():
+            for metric, value in found.items():
+                scores.setdefault(case, {}).setdefault(metric, []).append(value)
+    return {"scores": scores, "parameters": run.parameters, "random_split": features.split is None}
 
 
 def loaded(name: str, experiment: Experiment) -> Comparison | None:
@@ -203,7 +261,7 @@ def loaded(name: str, experiment: Experiment) -> Comparison | None:
         return None
     known = json.loads(path.read_text(encoding="utf-8"))
     layers = [layer for layer in experiment.layers if layer in known]
-    figures = {what: {one: known[one][what] for one in layers} for what in FIGURES}
+    figures = {what: {one: known[one].get(what) for one in layers} for what in FIGURES}
     return Comparison(
         recipe=experiment.recipe,
         seeds=SEEDS,
@@ -292,12 +350,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--file", type=Path, action="append", default=[], metavar="FEATURES")
+    parser.add_argument("--layers", help="which, by name, separated by commas (default: all)")
     parser.add_argument("--page", action="store_true", help="write the page from what was measured")
     options = parser.parse_args()
     torch.set_num_threads(1)
     known = experiments(options.file)
     for name in options.names or ([] if options.page else known):
-        run(name, known[name])
+        layers = known[name].layers
+        some = options.layers.split(",") if options.layers else layers
+        run(name, replace(known[name], layers={layer: layers[layer] for layer in some}))
     if options.page:
         with replacing(PAGE) as temporary:
             temporary.write_text(page(known, [file.stem for file in options.file]), encoding="utf-8")

@@ -21,6 +21,7 @@ from .numbers import choice, positive_integer, weight
 from .presence import Presence, values_may_decide, zero_absent
 
 FORMS = ("operator", "rotation")
+READOUTS = ("gated", "joint")
 TRAINABLE = ("voltage", "ground", "debye_length", "gain")
 
 
@@ -38,7 +39,7 @@ class CellGMF(FusionLayer):
 
     Nothing is lost: :meth:`reconstruct` gives the features back without a decoder. A modality that is absent is
     replaced by its conditional mean given those present, :math:`v_m = K_{mP} K_{PP}^{-1} v_P` in whitened
-    coordinates, and its specific part is zero.
+    coordinates, and its specific part is zero; `completed` holds the features so filled in.
 
     Valences are measured, in one of two ways. :meth:`fit` measures them once, on features that do not change. With
     a `memory` the layer follows features that do, because their encoders are trained: in training every forward pass
@@ -61,6 +62,9 @@ class CellGMF(FusionLayer):
             memory, no rotation) there is no such loss.
         train: Which of `voltage`, `ground`, `debye_length` (of each modality's cell) and `gain` (of each coordinate
             of each part) are trained.
+        readout: What a :class:`~fusion.model.FusionModel` decides with. `gated`: a
+            :class:`~fusion.heads.GatedHead` on `completed` and `fused`. `joint`: the perceptron on `fused` that other
+            layers have.
         settings: `voltage`, `ground`, `debye_length`, `safety`, `permutations` and `seed` of
             :func:`~fusion.grounded.subspaces.dissociate`.
 
@@ -86,6 +90,7 @@ class CellGMF(FusionLayer):
         refresh: int | None = None,
         free_energy_weight: float = 1.0,
         train: Iterable[str] = (),
+        readout: str = "gated",
         **settings: Any,
     ) -> None:
         super().__init__(dims)
@@ -97,6 +102,7 @@ class CellGMF(FusionLayer):
         self.refresh = positive_integer("refresh", usual if refresh is None else refresh)
         self.free_energy_weight = weight("free_energy_weight", free_energy_weight)
         self.trained = tuple(choice("train", one, TRAINABLE) for one in train)
+        self.gated = choice("readout", readout, READOUTS) == "gated"
         self.settings = CellSettings(**settings)
         self.common_dim = self.dims[self.anchor]
         self.moments: Moments | None = None
@@ -172,15 +178,16 @@ class CellGMF(FusionLayer):
         whitened = self._impute(
             {name: zero_absent(values, present[name]) for name, values in whitened.items()}, present
         )
-        invariant, specific = {}, {}
+        invariant, specific, completed = {}, {}, {}
         for name, values in whitened.items():
             own, rest = self._of(name).split(values, *maps[name])
             dtype = features[name].dtype
+            completed[name] = self._of(name).complete(features[name], values, present[name]).to(dtype)
             invariant[name], specific[name] = own.to(dtype), zero_absent(rest, present[name]).to(dtype)
         names = list(self.dims)
         partner = dict(zip(names, names[1:] + names[:1], strict=True))
         fused = {name: torch.cat([invariant[partner[name]], specific[name]], dim=-1) for name in names}
-        return Fused(fused, invariant, specific, losses)
+        return Fused(fused, invariant, specific, losses, completed)
 
     def reconstruct(
         self, invariant: Mapping[str, Tensor], specific: Mapping[str, Tensor]
