@@ -42,9 +42,11 @@ RECIPES = {
     "modern": fusion.Recipe.modern(),
 }
 ABLATION = ["".join(parts) for size in range(4) for parts in itertools.combinations("abc", size)]
+KEPT = ["mfeat6"]
+"""Sets given by `--file` whose results are kept."""
 LABELS = (50, 150, 500)
 FEW = ["concat", "sum", "late", "gated", "misa"]
-ALONE = "cell, labelled samples only"
+ALONE = "cell on labelled samples only"
 ABLATED = ["gmf", "cell", "concat", "sum"]
 FIGURES = ("scores", "parameters", "flops", "times")
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -64,7 +66,9 @@ mean over every case with modalities missing. ▲ better, ▼ worse than the bes
 Holm. Layers are those of [the list](layers.md), with their usual settings; how they are judged is [here](judging.md).
 
 Data: *digits*, two views of scikit-learn's handwritten digits that share no pixel (`fusion.digits_two_views`), and
-*quadrants*, the four quarters of the same images (`fusion.digits_views`). `--file FEATURES.npz` adds a set of your own.
+*quadrants*, the four quarters of the same images (`fusion.digits_views`). `--file FEATURES.npz` adds a set of your own:
+*mfeat6* is the UCI set "Multiple Features" (CC BY 4.0), other handwritten digits seen through six extractors of 6 to 240
+channels, with one split for all seeds.
 
 ## The recipe decides, not the layer
 
@@ -100,6 +104,22 @@ Digits; a: standardised features, b: random subsets, c: each modality alone. Mea
 Either of b and c does nearly all of it: with two modalities a random subset *is* one of them alone. Standardisation
 matters where neither is there. The grounded layer standardises by itself and is the only one that can do without the
 recipe.
+
+## What the parts of the grounded layer bring
+
+The same layer with one thing changed. *a*: no missing case in training.
+
+{parts}
+PARTS
+
+## Few labels
+
+So many training samples have a label, as many of each class; the other training samples, a thousand in all, have none.
+The cell is measured on all of them (`fusion.train(..., unlabelled=...)`), the other layers cannot use them. Full recipe,
+100 epochs.
+
+{few}
+FEWTEXT
 
 ## What GMF needs on top
 
@@ -333,12 +353,34 @@ def page(known: Mapping[str, Experiment], files: Iterable[str]) -> str:
         for name in ("plain", "full")
         for case in ("all", "incomplete")
     }
+
+    def labels(data: str) -> str:
+        wanted = {
+            f"{count} labels, {case}": (f"{data} {count} labels", case, "accuracy")
+            for count in LABELS
+            if _path(f"{data} {count} labels").exists()
+            for case in ("all", "incomplete")
+        }
+        return columns(wanted, known)
+
+    def brought() -> str:
+        wanted = {
+            f"{data}, {name}, {case}": (f"parts {data} {name}", case, "accuracy")
+            for data in ("digits", "quadrants")
+            for name in ("a", "full")
+            if _path(f"parts {data} {name}").exists()
+            for case in ("all", "incomplete")
+        }
+        return columns(wanted, known)
+
     return PROSE.format(
         normalisation=columns(normalisation, known),
         digits=recipes("digits", ("plain", "a", "full")),
         paper=recipes("digits", ("paper", "modern")),
         quadrants=recipes("quadrants", ("plain", "a", "full")),
-        files="".join(f"{name}:\n\n{recipes(name, ('plain', 'a', 'full'))}\n" for name in files),
+        files="".join(f"{name}:\n\n{recipes(name, ('a', 'full'))}\n" for name in files),
+        few=labels("digits"),
+        parts=brought(),
         ablation=table(head, rows),
         options=columns(options, known),
         tasks=columns(tasks, known),
@@ -354,14 +396,17 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="write the page from what was measured")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    known = experiments(options.file)
+    files = options.file + [
+        Path(f"{name}.npz") for name in KEPT if name not in {one.stem for one in options.file}
+    ]
+    known = experiments(files)
     for name in options.names or ([] if options.page else known):
         layers = known[name].layers
         some = options.layers.split(",") if options.layers else layers
         run(name, replace(known[name], layers={layer: layers[layer] for layer in some}))
     if options.page:
         with replacing(PAGE) as temporary:
-            temporary.write_text(page(known, [file.stem for file in options.file]), encoding="utf-8")
+            temporary.write_text(page(known, [file.stem for file in files]), encoding="utf-8")
 
 
 if __name__ == "__main__":
