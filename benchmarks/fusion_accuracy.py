@@ -67,8 +67,8 @@ Holm. Layers are those of [the list](layers.md), with their usual settings; how 
 
 Data: *digits*, two views of scikit-learn's handwritten digits that share no pixel (`fusion.digits_two_views`), and
 *quadrants*, the four quarters of the same images (`fusion.digits_views`). `--file FEATURES.npz` adds a set of your own:
-*mfeat6* is the UCI set "Multiple Features" (CC BY 4.0), other handwritten digits seen through six extractors of 6 to 240
-channels, with one split for all seeds.
+*mfeat6* is the UCI set "Multiple Features" (CC BY 4.0), other handwritten digits seen through six extractors of 6 to
+240 channels, with one split for all seeds.
 
 ## The recipe decides, not the layer
 
@@ -115,8 +115,8 @@ PARTS
 ## Few labels
 
 So many training samples have a label, as many of each class; the other training samples, a thousand in all, have none.
-The cell is measured on all of them (`fusion.train(..., unlabelled=...)`), the other layers cannot use them. Full recipe,
-100 epochs.
+The cell is measured on all of them (`fusion.train(..., unlabelled=...)`), the other layers cannot use them. Full
+recipe, 100 epochs.
 
 {few}
 FEWTEXT

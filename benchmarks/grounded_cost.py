@@ -1,9 +1,9 @@
 """One training step with the grounded layer beside one with GMF: python -m benchmarks.grounded_cost [--rounds N].
 
 Two modalities of 512 channels in batches of 64, the size of the GMF paper, ten classes: forward, backward and step of
-AdamW of the whole model with its head. A cell that follows its features is measured over all passes from one settling to
-the next, that of one settling included, with a memory that is full. Medians of rounds in which every layer has its turn;
-CPU time. `python -m benchmarks.grounded --page` shows what was found.
+AdamW of the whole model with its head. A cell that follows its features is measured over all passes from one settling
+to the next, one settling included, with a memory that is full. Medians of rounds in which every layer has its turn; CPU
+time. `python -m benchmarks.grounded --page` shows what was found.
 """
 
 from collections.abc import Callable
