@@ -12,10 +12,13 @@ WIDTH = 128
 
 
 def make_head(layer: FusionLayer, outputs: int | nn.Module, hidden: int | None, dropout: float) -> nn.Module:
-    """The head that a layer wants, see :class:`~fusion.model.FusionModel` for the arguments."""
+    """The head that a layer wants, see :class:`~fusion.model.FusionModel` for the arguments.
+
+    A linear one, where that is asked for, and one of your own take the place of a :class:`GatedHead`.
+    """
     if layer.late:
         return AverageHead(layer, outputs, hidden, dropout)
-    if layer.gated and not isinstance(outputs, nn.Module):
+    if layer.gated and hidden is not None and not isinstance(outputs, nn.Module):
         return GatedHead(layer, outputs, hidden, dropout)
     return JointHead(layer, outputs, hidden, dropout)
 
@@ -74,13 +77,13 @@ class GatedHead(nn.Module):
 
     Arguments:
         layer: One that fills in what is absent.
-        outputs, hidden: Of the decision *h*.
+        outputs, hidden: Of the decision *h*, a perceptron.
         dropout: In *h*, and half of it on every :math:`\hat f_m` and on the sum.
     """
 
     absent_in_training: Tensor
 
-    def __init__(self, layer: FusionLayer, outputs: int, hidden: int | None, dropout: float) -> None:
+    def __init__(self, layer: FusionLayer, outputs: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.maps = nn.ModuleDict({name: nn.Linear(length, WIDTH) for name, length in layer.dims.items()})
         self.gates = nn.ModuleDict({name: nn.Linear(layer.out_features, WIDTH) for name in layer.dims})

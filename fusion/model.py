@@ -88,7 +88,7 @@ class FusionModel(nn.Module):
 
     Arguments:
         layer: Any :class:`FusionLayer`. One whose `late` is true gets a head for each modality, one whose `gated`
-            is true a :class:`~fusion.heads.GatedHead`.
+            is true a :class:`~fusion.heads.GatedHead`, unless `hidden` is None.
         outputs: Numbers per sample: classes, or 1 for a regression. Or a head of your own, a module from
             `(*batch, layer.out_features)` to `(*batch, outputs)`.
         standardise: Scale each modality by running statistics before the layer (unless the layer's

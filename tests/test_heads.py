@@ -35,6 +35,7 @@ def test_every_layer_gets_its_head():
     assert isinstance(FusionModel(LateFusion(DIMS), 3).head, AverageHead)
     assert isinstance(FusionModel(CellGMF(DIMS), 3).head, GatedHead)
     assert isinstance(FusionModel(CellGMF(DIMS, readout="joint"), 3).head, JointHead)
+    assert isinstance(FusionModel(CellGMF(DIMS), 3, hidden=None).head, JointHead)
     own = nn.Linear(CellGMF(DIMS).out_features, 3)
     assert FusionModel(CellGMF(DIMS), own).head.decision is own
     with pytest.raises(ValueError, match="readout must be one of gated, joint, got 'sum'"):
