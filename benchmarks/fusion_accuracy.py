@@ -81,8 +81,9 @@ Quadrants:
 With everything present no layer is ahead of the best baseline by more than chance, under any recipe. With something
 missing the recipe moves every layer on digits to about .89, and then they are alike again. Under the full recipe the
 grounded layer (`cell`) has, with the gated and the MISA-like layer, the best means on both sets: on digits .980 and
-.902 beside .979 and .903 of the gated one, on quadrants .983 and .885 beside .984 and .887 of the MISA-like one, where all
-others are .01 to .05 behind with something missing. None of the three is ahead of the other two by more than chance.
+.902 beside .979 and .903 of the gated one, on quadrants .983 and .885 beside .984 and .887 of the MISA-like one, where
+all others are .01 to .05 behind with something missing. None of the three is ahead of the other two by more than
+chance.
 
 What differs is what a layer does where **no missing case was seen in training** (*plain*, *a*, *paper*): the grounded
 layer, which fills in what is missing, has the best mean there by .04 to .14, significantly so but for *a* on digits,
