@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .distributed import moments
+from .heads import make_head
 from .layers.layer import Fused, FusionLayer, pooled
 from .layers.presence import Presence, valid_steps, zero_absent
 
@@ -82,53 +83,12 @@ class Standardise(nn.Module):
         self.variance.lerp_(variance * (samples / (samples - 1).clamp(min=1)), weight)
 
 
-class JointHead(nn.Module):
-    """One decision on all that the layer gives."""
-
-    def __init__(
-        self, layer: FusionLayer, outputs: int | nn.Module, hidden: int | None, dropout: float
-    ) -> None:
-        super().__init__()
-        if not isinstance(outputs, nn.Module):
-            outputs = perceptron(layer.out_features, outputs, hidden, dropout)
-        self.decision = outputs
-
-    def forward(self, fused: Fused, present: Presence) -> Tensor:
-        """Logits `(*batch, outputs)`; who is present is for the layer to have dealt with."""
-        logits: Tensor = self.decision(fused.concatenated())
-        return logits
-
-
-class AverageHead(nn.Module):
-    """One decision for each entry of `fused`, averaged over those present (late fusion)."""
-
-    def __init__(
-        self, layer: FusionLayer, outputs: int | nn.Module, hidden: int | None, dropout: float
-    ) -> None:
-        super().__init__()
-        if isinstance(outputs, nn.Module):
-            raise ValueError(
-                f"outputs must be a number for {type(layer).__name__}, which has a head for each modality, "
-                f"got {type(outputs).__name__}."
-            )
-        self.decisions = nn.ModuleDict(
-            {name: perceptron(length, outputs, hidden, dropout) for name, length in layer.fused_dims.items()}
-        )
-
-    def forward(self, fused: Fused, present: Presence) -> Tensor:
-        """Logits `(*batch, outputs)` from who is present, `{entry: (*batch)}`."""
-        logits = [
-            zero_absent(self.decisions[name](values), present[name]) for name, values in fused.fused.items()
-        ]
-        count = torch.stack([present[name] for name in fused.fused]).sum(dim=0)
-        return torch.stack(logits).sum(dim=0) / count.unsqueeze(-1)
-
-
 class FusionModel(nn.Module):
     r"""Encoders, standardisation, a fusion layer and a head, in this order.
 
     Arguments:
-        layer: Any :class:`FusionLayer`. One whose `late` is true gets a head for each modality.
+        layer: Any :class:`FusionLayer`. One whose `late` is true gets a head for each modality, one whose `gated`
+            is true a :class:`~fusion.heads.GatedHead`, unless `hidden` is None.
         outputs: Numbers per sample: classes, or 1 for a regression. Or a head of your own, a module from
             `(*batch, layer.out_features)` to `(*batch, outputs)`.
         standardise: Scale each modality by running statistics before the layer (unless the layer's
@@ -176,8 +136,7 @@ class FusionModel(nn.Module):
             self.encoders[name].eval().requires_grad_(False)
         scaled = layer.dims if standardise and not layer.standardises else {}
         self.standardise = nn.ModuleDict({name: Standardise(length) for name, length in scaled.items()})
-        head = AverageHead if layer.late else JointHead
-        self.head = head(layer, outputs, hidden, dropout)
+        self.head = make_head(layer, outputs, hidden, dropout)
 
     def train(self, mode: bool = True) -> "FusionModel":
         """Set training or evaluation mode of all but the frozen encoders, which stay in evaluation."""
@@ -281,15 +240,6 @@ class FusionModel(nn.Module):
                 some = steps.pop(name) > 0
                 there[name] = there[name] & some if name in there else some
         return there, steps
-
-
-def perceptron(inputs: int, outputs: int, hidden: int | None, dropout: float) -> nn.Module:
-    """Linear, ReLU, dropout, linear; a single linear map if `hidden` is None."""
-    if hidden is None:
-        return nn.Linear(inputs, outputs)
-    return nn.Sequential(
-        nn.Linear(inputs, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, outputs)
-    )
 
 
 def _check_model(

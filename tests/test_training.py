@@ -2,7 +2,7 @@
 
 import csv
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 import pytest
@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from fusion.data.datasets import shared_private
 from fusion.data.features import Features
+from fusion.layers.cell_gmf import CellGMF
 from fusion.layers.gmf import GMF
 from fusion.layers.mbt import MBT
 from fusion.layers.plain import Concatenation, Sum
@@ -423,6 +424,28 @@ def test_modalities_that_do_not_fit(features):
         train("cell", features.select(["a"]), progress=False)
     with pytest.raises(ValueError, match="features must hold the modalities 'a', 'b', 'c', got 'a', 'b'"):
         train(GMF(DIMS), features.select(["a", "b"]), progress=False)
+
+
+def test_a_measured_layer_is_fitted_to_unlabelled_samples_too(features):
+    few = features.train.rows(torch.arange(40))
+    rest = Features(features.train.rows(torch.arange(40, 140)).modalities)
+    labelled = replace(few, split=torch.zeros(40).long())
+    run = train("cell", labelled, unlabelled=rest, recipe=QUICK, progress=False)
+    seen = {name: torch.cat([few.modalities[name], values]) for name, values in rest.modalities.items()}
+    alone = CellGMF(DIMS)
+    alone.fit(seen)
+    for name in DIMS:
+        torch.testing.assert_close(run.model.layer.maps[name].invariant, alone.maps[name].invariant)
+    assert not torch.equal(
+        train("cell", labelled, recipe=QUICK, progress=False).model.layer.maps["a"].mean, alone.maps["a"].mean
+    )
+    with pytest.raises(ValueError, match="for a layer that is measured before it is trained, got GMF"):
+        train("gmf", labelled, unlabelled=rest, progress=False)
+    with pytest.raises(ValueError, match="modalities must be distinct names out of a, b, got a, b, c"):
+        train("cell", labelled, unlabelled=rest.select(["a", "b"]), progress=False)
+    wrong = Features(rest.modalities | {"b": rest.modalities["c"]})
+    with pytest.raises(ValueError, match="features\\['b'\\] must have"):
+        train("cell", labelled, unlabelled=wrong, progress=False)
 
 
 def test_the_bar_shows_progress(features, capsys):

@@ -21,6 +21,7 @@ from .numbers import choice, positive_integer, weight
 from .presence import Presence, values_may_decide, zero_absent
 
 FORMS = ("operator", "rotation")
+READOUTS = ("gated", "joint")
 TRAINABLE = ("voltage", "ground", "debye_length", "gain")
 
 
@@ -38,7 +39,7 @@ class CellGMF(FusionLayer):
 
     Nothing is lost: :meth:`reconstruct` gives the features back without a decoder. A modality that is absent is
     replaced by its conditional mean given those present, :math:`v_m = K_{mP} K_{PP}^{-1} v_P` in whitened
-    coordinates, and its specific part is zero.
+    coordinates, and its specific part is zero; `completed` holds the features so filled in.
 
     Valences are measured, in one of two ways. :meth:`fit` measures them once, on features that do not change. With
     a `memory` the layer follows features that do, because their encoders are trained: in training every forward pass
@@ -56,11 +57,15 @@ class CellGMF(FusionLayer):
         anchor: The modality whose coordinates the invariant parts are in; None: the shortest. Its length is l*.
         memory: Samples that running covariances remember; None: :meth:`fit` measures once.
         refresh: Forward passes in training from one settling of the channels to the next; None: eight, and one
-            for every 32 channels, which keeps settling cheaper than the rest of a step.
+            for every 12 channels, which keeps settling cheaper than the rest of a step; with batches of 64 about
+            half of a memory of ten samples for each channel is new by then.
         free_energy_weight: Of the mean free energy of the cells in the losses; where nothing can lower it (no
             memory, no rotation) there is no such loss.
         train: Which of `voltage`, `ground`, `debye_length` (of each modality's cell) and `gain` (of each coordinate
             of each part) are trained.
+        readout: What a :class:`~fusion.model.FusionModel` decides with. `gated`: a
+            :class:`~fusion.heads.GatedHead` on `completed` and `fused`. `joint`: the perceptron on `fused` that other
+            layers have.
         settings: `voltage`, `ground`, `debye_length`, `ion_size`, `safety`, `permutations` and `seed` of
             :func:`~fusion.grounded.subspaces.dissociate`.
 
@@ -96,6 +101,7 @@ class CellGMF(FusionLayer):
         refresh: int | None = None,
         free_energy_weight: float = 1.0,
         train: Iterable[str] = (),
+        readout: str = "gated",
         **settings: Any,
     ) -> None:
         super().__init__(dims)
@@ -103,10 +109,11 @@ class CellGMF(FusionLayer):
         self.anchor = min(self.dims, key=self.dims.__getitem__) if anchor is None else anchor
         if self.anchor not in self.dims:
             raise ValueError(f"anchor must be one of {', '.join(self.dims)}, got {anchor!r}.")
-        usual = max(8, sum(self.dims.values()) // 32)
+        usual = max(8, sum(self.dims.values()) // 12)
         self.refresh = positive_integer("refresh", usual if refresh is None else refresh)
         self.free_energy_weight = weight("free_energy_weight", free_energy_weight)
         self.trained = tuple(choice("train", one, TRAINABLE) for one in train)
+        self.gated = choice("readout", readout, READOUTS) == "gated"
         self.settings = CellSettings(**settings)
         self.common_dim = self.dims[self.anchor]
         self.moments: Moments | None = None
@@ -193,15 +200,16 @@ class CellGMF(FusionLayer):
         whitened = self._impute(
             {name: zero_absent(values, present[name]) for name, values in whitened.items()}, present
         )
-        invariant, specific = {}, {}
+        invariant, specific, completed = {}, {}, {}
         for name, values in whitened.items():
             own, rest = self._of(name).split(values, *maps[name])
             dtype = features[name].dtype
+            completed[name] = self._of(name).complete(features[name], values, present[name]).to(dtype)
             invariant[name], specific[name] = own.to(dtype), zero_absent(rest, present[name]).to(dtype)
         names = list(self.dims)
         partner = dict(zip(names, names[1:] + names[:1], strict=True))
         fused = {name: torch.cat([invariant[partner[name]], specific[name]], dim=-1) for name in names}
-        return Fused(fused, invariant, specific, losses)
+        return Fused(fused, invariant, specific, losses, completed)
 
     def reconstruct(
         self, invariant: Mapping[str, Tensor], specific: Mapping[str, Tensor]
@@ -388,15 +396,19 @@ class CellGMF(FusionLayer):
         """Fill absent modalities with their conditional means, one linear map per pattern of presence."""
         mask = torch.stack(list(present.values()), dim=-1)
         joint = torch.cat(list(whitened.values()), dim=-1)
-        filled = joint
-        for here, there in self._patterns(mask, incomplete=True):
-            mapping = self._imputation(there).to(joint)
-            if values_may_decide():
-                rows = here.reshape(-1).nonzero().squeeze(-1)
-                flat = filled.reshape(-1, filled.shape[-1])
-                filled = flat.index_copy(0, rows, flat[rows] @ mapping).reshape(joint.shape)
-            else:
-                filled = torch.where(here.unsqueeze(-1), joint @ mapping, filled)
+        if values_may_decide():
+            # Row by row in one go: with six modalities there are 62 patterns, and a copy of all rows for each is slow.
+            flat, rows, pieces = joint.reshape(-1, joint.shape[-1]), [], []
+            for here, there in self._patterns(mask, incomplete=False):
+                rows.append(here.reshape(-1).nonzero().squeeze(-1))
+                some = flat[rows[-1]]
+                whole = len(there) == len(self.dims)
+                pieces.append(some if whole else some @ self._imputation(there).to(joint))
+            filled = torch.cat(pieces)[torch.cat(rows).argsort()].reshape(joint.shape)
+        else:
+            filled = joint
+            for here, there in self._patterns(mask, incomplete=True):
+                filled = torch.where(here.unsqueeze(-1), joint @ self._imputation(there).to(joint), filled)
         return {name: filled[..., where] for name, where in slices(self.dims).items()}
 
     def _patterns(self, mask: Tensor, *, incomplete: bool) -> list[tuple[Tensor, tuple[str, ...]]]:

@@ -12,6 +12,10 @@ from ..grounded.covariance import Whitening
 from ..grounded.ions import Noise
 from ..grounded.settings import CellSettings
 from ..grounded.settled import Knobs
+from .presence import values_may_decide
+
+LIMIT = 8.0
+"""Of completed features, in standard deviations, as for those that a model standardises."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +59,8 @@ class ChannelMaps(nn.Module):
             ("specific", (length, length)),
         ):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+        self._inverse: Tensor | None = None
+        self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "_inverse", None))
         self.trained = trained
         self.settings = settings
         for name in ("voltage", "ground", "debye_length"):
@@ -112,6 +118,7 @@ class ChannelMaps(nn.Module):
         self.mean.copy_(whitening.mean)
         self.scale.copy_(whitening.scale)
         self.whitening.copy_(whitening.matrix)
+        self._inverse = None
         self.level.fill_(noise.level)
         self.voltage.fill_(noise.voltage)
 
@@ -120,6 +127,21 @@ class ChannelMaps(nn.Module):
         dtype = torch.promote_types(values.dtype, torch.float32)
         centred = values.to(dtype) - self.mean.to(dtype)
         return centred @ (self.whitening / self.scale.unsqueeze(-1)).to(dtype)
+
+    def complete(self, values: Tensor, whitened: Tensor, present: Tensor) -> Tensor:
+        """Features `(*batch, l)`, from whitened coordinates where they are absent, in standard deviations."""
+        found = (values.to(whitened) - self.mean.to(whitened)) / self.scale.to(whitened)
+        if not (values_may_decide() and bool(present.all())):
+            filled = whitened @ self._unwhitening().to(whitened)
+            found = torch.where(present.unsqueeze(-1), found, filled)
+        return found.clamp(-LIMIT, LIMIT)
+
+    def _unwhitening(self) -> Tensor:
+        if not values_may_decide():
+            return torch.linalg.inv(self.whitening)  # what is found inside a graph cannot be kept
+        if self._inverse is None or self._inverse.device != self.whitening.device:
+            self._inverse = torch.linalg.inv(self.whitening)
+        return self._inverse
 
     def split(self, whitened: Tensor, invariant: Tensor, specific: Tensor) -> tuple[Tensor, Tensor]:
         """The two parts, by these maps."""

@@ -23,12 +23,15 @@ class Fused:
         specific: The part that is its own, `{name: (*batch, l_m)}`; likewise.
         losses: Terms that the layer adds to the loss of the task, `{name: scalar}`, weighted as they are to
             be added.
+        completed: The features with what is absent filled in, in standard deviations from the mean,
+            `{name: (*batch, l_m)}`; empty for layers that know no way to.
     """
 
     fused: dict[str, Tensor]
     invariant: dict[str, Tensor] = field(default_factory=dict)
     specific: dict[str, Tensor] = field(default_factory=dict)
     losses: dict[str, Tensor] = field(default_factory=dict)
+    completed: dict[str, Tensor] = field(default_factory=dict)
 
     def concatenated(self) -> Tensor:
         """All of `fused` side by side, `(*batch, sum of d)`."""
@@ -63,6 +66,7 @@ class FusionLayer(nn.Module, ABC):
         standardises: The layer scales its features itself, so nothing should do it before.
         late: Each entry of `fused` (named like its modality) gets a decision of its own, and the decisions
             of those present are averaged, instead of one decision on all of `fused`.
+        gated: A :class:`~fusion.heads.GatedHead` decides, on `completed` and `fused` together.
         tokens: The layer takes sequences as they are.
         measured: The layer's :meth:`fit` must see training features `{name: (N, l)}` before use.
         fewest: How many modalities it needs at least.
@@ -83,6 +87,7 @@ class FusionLayer(nn.Module, ABC):
 
     standardises: bool = False
     late: bool = False
+    gated: bool = False
     tokens: bool = False
     measured: bool = False
     fewest: ClassVar[int] = 1

@@ -41,6 +41,7 @@ def train(
     recipe: Recipe = DEFAULT,
     seed: int = 0,
     task: str | None = None,
+    unlabelled: Features | None = None,
     out: Path | str | None = None,
     progress: bool = True,
     tensorboard: bool = False,
@@ -63,6 +64,8 @@ def train(
         recipe: All settings.
         task: One of `classification`, `regression`, `retrieval` and `conflict`, see :class:`Task`; None: the
             one of the first two that the labels pose.
+        unlabelled: More samples of the same modalities, whose labels and split, if any, are not looked at: a layer
+            that is `measured` is fitted to them and to the training samples together.
         out: A folder for a checkpoint after each epoch, `log.csv` and the finished run. If it holds a
             checkpoint of the same training, this continues from it, on the CPU to the same bits; a finished
             one is returned.
@@ -73,7 +76,8 @@ def train(
     Raises:
         ValueError: No label, nothing to learn, a modality the layer does not expect, an `out` that holds a
             training with other settings, patience without validation samples, a TensorBoard log without
-            `out`, or a training that several processes cannot share.
+            `out`, unlabelled samples for a layer that is not measured, or a training that several processes
+            cannot share.
         FloatingPointError: The loss is not finite; the last checkpoint stays.
         ModuleNotFoundError: tqdm (for `progress`), safetensors (for `out`), tensorboard, or lightning-fabric
             (for several processes) is not installed.
@@ -87,7 +91,9 @@ def train(
     """
     engine = engine_for(features.device)
     features = posed(features.to(engine.device(features.device)), task, seed)
-    trainer = _Trainer(layer, features, recipe, seed, Task.of(features, task), engine)
+    if unlabelled is not None:
+        unlabelled = unlabelled.select(list(features.modalities)).to(features.device)
+    trainer = _Trainer(layer, features, unlabelled, recipe, seed, Task.of(features, task), engine)
     trainer.keep_in(None if out is None else Path(out), tensorboard)
     trainer.show(callbacks)
     for epoch in trainer.remaining_epochs(progress):
@@ -109,6 +115,7 @@ class _Trainer:
         self,
         layer: str | Maker | FusionLayer,
         features: Features,
+        unlabelled: Features | None,
         recipe: Recipe,
         seed: int,
         task: Task,
@@ -116,6 +123,7 @@ class _Trainer:
     ) -> None:
         self.recipe, self.seed, self.engine = recipe, seed, engine
         self.task, self.data = task, fingerprint(features)
+        self.unlabelled = unlabelled
         self.sequences = tuple(features.steps)
         self.training = features.train
         self.validation = features.validation if features.has("validation") else None
@@ -265,8 +273,22 @@ class _Trainer:
         model = build_model(layer, self.task, self.recipe, self.sequences).to(self.training.device)
         if layer.measured:
             with torch.no_grad():
-                layer.fit(model.vectors(*self._batch(self.training, _complete(self.training))[0]))
+                layer.fit(self._measured(model))
+        elif self.unlabelled is not None:
+            raise ValueError(
+                f"unlabelled samples are for a layer that is measured before it is trained, got {type(layer).__name__}."
+            )
         return model
+
+    def _measured(self, model: FusionModel) -> dict[str, Tensor]:
+        """All samples with every modality, as vectors."""
+        like = torch.empty((), device=self.training.device)
+        parts = [
+            model.vectors(*batch_of(features, _complete(features), like))
+            for features in (self.training, self.unlabelled)
+            if features is not None
+        ]
+        return {name: torch.cat([part[name] for part in parts]) for name in model.layer.dims}
 
     def _batch(self, features: Features, rows: Tensor) -> tuple[Batch, Tensor]:
         assert features.label is not None  # Task.of has seen to it
@@ -318,6 +340,7 @@ class _Trainer:
             "recipe": asdict(self.recipe),
             "seed": self.seed,
             "data": self.data,
+            "unlabelled": None if self.unlabelled is None else fingerprint(self.unlabelled),
             "processes": self.engine.processes,
         }
 

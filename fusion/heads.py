@@ -1,0 +1,115 @@
+"""What decides on the output of a fusion layer."""
+
+import torch
+from torch import Tensor, nn
+
+from .distributed import total
+from .layers.layer import Fused, FusionLayer
+from .layers.presence import Presence, zero_absent
+
+WIDTH = 128
+"""Of what a gated head makes of each modality, as in :class:`~fusion.layers.gated.GatedFusion`."""
+
+
+def make_head(layer: FusionLayer, outputs: int | nn.Module, hidden: int | None, dropout: float) -> nn.Module:
+    """The head that a layer wants, see :class:`~fusion.model.FusionModel` for the arguments.
+
+    A linear one, where that is asked for, and one of your own take the place of a :class:`GatedHead`.
+    """
+    if layer.late:
+        return AverageHead(layer, outputs, hidden, dropout)
+    if layer.gated and hidden is not None and not isinstance(outputs, nn.Module):
+        return GatedHead(layer, outputs, hidden, dropout)
+    return JointHead(layer, outputs, hidden, dropout)
+
+
+class JointHead(nn.Module):
+    """One decision on all that the layer gives."""
+
+    def __init__(
+        self, layer: FusionLayer, outputs: int | nn.Module, hidden: int | None, dropout: float
+    ) -> None:
+        super().__init__()
+        if not isinstance(outputs, nn.Module):
+            outputs = perceptron(layer.out_features, outputs, hidden, dropout)
+        self.decision = outputs
+
+    def forward(self, fused: Fused, present: Presence) -> Tensor:
+        """Logits `(*batch, outputs)`; who is present is for the layer to have dealt with."""
+        logits: Tensor = self.decision(fused.concatenated())
+        return logits
+
+
+class AverageHead(nn.Module):
+    """One decision for each entry of `fused`, averaged over those present (late fusion)."""
+
+    def __init__(
+        self, layer: FusionLayer, outputs: int | nn.Module, hidden: int | None, dropout: float
+    ) -> None:
+        super().__init__()
+        if isinstance(outputs, nn.Module):
+            raise ValueError(
+                f"outputs must be a number for {type(layer).__name__}, which has a head for each modality, "
+                f"got {type(outputs).__name__}."
+            )
+        self.decisions = nn.ModuleDict(
+            {name: perceptron(length, outputs, hidden, dropout) for name, length in layer.fused_dims.items()}
+        )
+
+    def forward(self, fused: Fused, present: Presence) -> Tensor:
+        """Logits `(*batch, outputs)` from who is present, `{entry: (*batch)}`."""
+        logits = [
+            zero_absent(self.decisions[name](values), present[name]) for name, values in fused.fused.items()
+        ]
+        count = torch.stack([present[name] for name in fused.fused]).sum(dim=0)
+        return torch.stack(logits).sum(dim=0) / count.unsqueeze(-1)
+
+
+class GatedHead(nn.Module):
+    r"""A nonlinear map of each modality, weighed by gates that see what the layer has divided, before one decision.
+
+    .. math::
+        y = h\Big(\sum_m p_m\, \operatorname{sigmoid}(V_m Z + c_m) \odot \tanh(W_m \hat f_m + b_m)\Big)
+
+    with Z all of `fused`, side by side, and :math:`\hat f_m` the modality in `completed`. One that is absent counts,
+    :math:`p_m = 1`, as it is filled in, unless the head has been trained without it: then it has learnt to decide
+    from the others, :math:`p_m = 0`, which on real features does better.
+
+    Arguments:
+        layer: One that fills in what is absent.
+        outputs, hidden: Of the decision *h*, a perceptron.
+        dropout: In *h*, and half of it on every :math:`\hat f_m` and on the sum.
+    """
+
+    absent_in_training: Tensor
+
+    def __init__(self, layer: FusionLayer, outputs: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.maps = nn.ModuleDict({name: nn.Linear(length, WIDTH) for name, length in layer.dims.items()})
+        self.gates = nn.ModuleDict({name: nn.Linear(layer.out_features, WIDTH) for name in layer.dims})
+        self.dropout = nn.Dropout(dropout / 2)
+        self.decision = perceptron(WIDTH, outputs, hidden, dropout)
+        self.register_buffer("absent_in_training", torch.zeros(len(layer.dims), dtype=torch.bool))
+
+    def forward(self, fused: Fused, present: Presence) -> Tensor:
+        """Logits `(*batch, outputs)` from who is present, `{name: (*batch)}`."""
+        if self.training:
+            absent = torch.stack([(~present[name]).any() for name in self.maps])
+            self.absent_in_training.logical_or_(total(absent.float()) > 0)
+        divided = fused.concatenated()
+        terms = []
+        for (name, linear), left_out in zip(self.maps.items(), self.absent_in_training, strict=True):
+            weight = torch.sigmoid(self.gates[name](divided))
+            term = weight * torch.tanh(linear(self.dropout(fused.completed[name])))
+            terms.append(zero_absent(term, present[name] | ~left_out))
+        logits: Tensor = self.decision(self.dropout(torch.stack(terms).sum(dim=0)))
+        return logits
+
+
+def perceptron(inputs: int, outputs: int, hidden: int | None, dropout: float) -> nn.Module:
+    """Linear, ReLU, dropout, linear; a single linear map if `hidden` is None."""
+    if hidden is None:
+        return nn.Linear(inputs, outputs)
+    return nn.Sequential(
+        nn.Linear(inputs, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, outputs)
+    )
