@@ -51,11 +51,11 @@ What the numbers of the others mean:
 
 ![Cells per second against batch, nodes and species; transients: cost against error.](figures/performance.png)
 
-What ours depend on: glibc, unless told otherwise, gives the memory of every batch back to the system, which then hands
-it out page by page again. Benchmarks of steady states tell it to keep it (`benchmarks/measure.py`). Without, a batch of
-a thousand takes 1.2 to 1.7 times as long, as busy as the machine's host is with its pages, which is 43 to 49 times the
-expert in two runs, and its gradient 1.6 times the value. In programs of your own, set `MALLOC_TRIM_THRESHOLD_` and
-`MALLOC_MMAP_THRESHOLD_` (say, to 1000000000 and 33554432) in the environment.
+What ours depend on: glibc returns the memory of a batch to the system after every call, which then hands it out page by
+page again, at up to half the price of the solve. The first compiled solve therefore takes and gives back one block of
+32 MB (`pnp/compiled/memory.py`), from which glibc learns to keep as much; the numbers here have no other help. Batches
+that take more memory than that (from some 10,000 cells on) still pay, unless `MALLOC_TRIM_THRESHOLD_` in the
+environment says 1000000000.
 
 What compiled kernels do not do yet, and the torch solver does slowly: waveforms, driven currents, reactions, ions of
 finite size, and steady states with a flux. One transient alone leaves seven of eight vector lanes idle. A gradient of a

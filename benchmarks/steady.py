@@ -17,7 +17,7 @@ import pnp
 from . import peers
 from .cells import NODES, as_parameters, cell_of, exact_charges, many_species, sample
 from .expert import Expert, graded_nodes
-from .measure import Cost, alternating, clock, keep_memory, options, per_call, save, table
+from .measure import Cost, alternating, clock, options, per_call, save, table
 
 LONGEST = 4.0
 """Seconds of a call after which no larger one is tried."""
@@ -173,7 +173,6 @@ def _medians(calls: dict[str, Callable[[], Any]]) -> dict[str, Cost]:
 def measure(quick: bool = False, with_peers: bool = False) -> dict[str, Any]:
     """All tables of this page, as numbers."""
     torch.set_num_threads(1)
-    keep_memory()
     warnings.simplefilter("ignore", pnp.UnderResolvedWarning)
     batches = [1, 3, 10, 30, 100, 300, 1000, 3000, 10000, 30000]
     return {

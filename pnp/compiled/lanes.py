@@ -19,6 +19,8 @@ import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
+from numba.core.imputils import lower_builtin
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, models, overload, register_model
 
 LANES = 16
@@ -30,9 +32,12 @@ def rows_of(lanes: int) -> np.dtype:
     return np.dtype([("lanes", np.float64, (lanes,))])
 
 
+SETTINGS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+
+
 def inlined(function: Callable) -> Any:
     """Compile as a part of the kernels that call it, with what is constant there."""
-    return njit(forceinline=True, nogil=True, error_model="numpy")(function)
+    return njit(forceinline=True, no_cpython_wrapper=True, **SETTINGS)(function)
 
 
 def _digest() -> str:
@@ -51,7 +56,7 @@ def kernel(function: Callable) -> Any:
     of several.
     """
     # Sums may be taken in any order, as vectors need it.
-    dispatcher = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})(function)
+    dispatcher = njit(cache=True, fastmath={"reassoc", "contract"}, **SETTINGS)(function)
     dispatcher._cache._cache_file._source_stamp = DIGEST
     return dispatcher
 
@@ -157,14 +162,28 @@ def _elementwise(result: Callable, emit: Callable) -> Any:
     return operation
 
 
-def _register(function: Any, result: Any, emit: Callable) -> None:
-    operation = _elementwise(result, emit)
+def _register(function: Any, accepts: Callable, result: Callable, generate: Callable) -> None:
+    """Give an operator a meaning for operands that it `accepts`, with no function of numba's to compile for it."""
 
-    @overload(function, strict=False)
-    def implementation(a: Any, b: Any) -> Any:
-        if _is_operand(a) and _is_operand(b) and isinstance(_common(a, b), Lanes):
-            return lambda a, b: operation(a, b)
-        return None
+    @infer_global(function)
+    class Typing(AbstractTemplate):
+        def generic(self, operands: Any, keywords: Any) -> Any:
+            return signature(result(*operands), *operands) if accepts(*operands) else None
+
+    for operands in ((Lanes, Lanes), (Lanes, types.Number), (types.Number, Lanes), (Mask, Mask), (Lanes,)):
+        lower_builtin(function, *operands)(generate)
+
+
+def _register_binary(function: Any, result: Callable, emit: Callable) -> None:
+    def accepts(*operands: Any) -> bool:
+        return all(map(_is_operand, operands)) and any(isinstance(one, Lanes) for one in operands)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        common = _common(*signature.args)
+        given = zip(arguments, signature.args, strict=True)
+        return emit(builder, *(_cast(context, builder, *one, common) for one in given))
+
+    _register(function, accepts, lambda a, b: result(_common(a, b).count), generate)
 
 
 for _function, _emit in (
@@ -173,7 +192,7 @@ for _function, _emit in (
     (operator.mul, "fmul"),
     (operator.truediv, "fdiv"),
 ):
-    _register(
+    _register_binary(
         _function, _lanes, lambda builder, a, b, emit=_emit: getattr(builder, emit)(a, b, flags=_CONTRACT)
     )
 for _function, _emit in (
@@ -183,7 +202,7 @@ for _function, _emit in (
     (operator.ge, ">="),
     (operator.eq, "=="),
 ):
-    _register(_function, _mask, lambda builder, a, b, emit=_emit: builder.fcmp_ordered(emit, a, b))
+    _register_binary(_function, _mask, lambda builder, a, b, emit=_emit: builder.fcmp_ordered(emit, a, b))
 
 
 def _larger(builder: Any, a: Any, b: Any) -> Any:
@@ -197,29 +216,24 @@ def _smaller(builder: Any, a: Any, b: Any) -> Any:
 largest, smallest = _elementwise(_lanes, _larger), _elementwise(_lanes, _smaller)
 
 
-@overload(operator.neg, strict=False)
-def _negative(a: Any) -> Any:
-    return (lambda a: 0.0 - a) if isinstance(a, Lanes) else None
+def _negative(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    return builder.fsub(ir.Constant(arguments[0].type, [0.0] * signature.args[0].count), arguments[0])
 
 
-@intrinsic
-def _both(_typing: Any, a: Any, b: Any) -> Any:
-    return a(a, b), lambda context, builder, signature, arguments: builder.and_(*arguments)
+def _are_masks(*operands: Any) -> bool:
+    return len(operands) == 2 and all(isinstance(one, Mask) for one in operands)
 
 
-@intrinsic
-def _either(_typing: Any, a: Any, b: Any) -> Any:
-    return a(a, b), lambda context, builder, signature, arguments: builder.or_(*arguments)
-
-
-@overload(operator.and_, strict=False)
-def _and(a: Any, b: Any) -> Any:
-    return (lambda a, b: _both(a, b)) if isinstance(a, Mask) and isinstance(b, Mask) else None
-
-
-@overload(operator.or_, strict=False)
-def _or(a: Any, b: Any) -> Any:
-    return (lambda a, b: _either(a, b)) if isinstance(a, Mask) and isinstance(b, Mask) else None
+_register(
+    operator.neg, lambda *given: isinstance(given[0], Lanes) and len(given) == 1, lambda a: a, _negative
+)
+for _function, _emit in ((operator.and_, "and_"), (operator.or_, "or_")):
+    _register(
+        _function,
+        _are_masks,
+        lambda a, b: a,
+        lambda context, builder, signature, given, emit=_emit: getattr(builder, emit)(*given),
+    )
 
 
 @intrinsic
