@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from itertools import product
 from typing import Any, ClassVar, cast
 
 import torch
@@ -16,6 +15,7 @@ from ..grounded.settings import CellSettings
 from ..grounded.settled import Settled, settle, settle_wide, split_maps
 from ..grounded.subspaces import Subspaces, dissociate
 from .channel_maps import ChannelMaps, LinearMaps
+from .imputation import Imputation
 from .layer import Fused, FusionLayer
 from .numbers import choice, positive_integer, weight
 from .presence import Presence, values_may_decide, zero_absent
@@ -130,8 +130,8 @@ class CellGMF(FusionLayer):
         )
         if memory is not None:
             self.follow(memory)
-        self._imputations: dict[tuple[str, ...], Tensor] = {}
-        self.register_load_state_dict_post_hook(lambda module, _: module._imputations.clear())
+        self.imputation = Imputation(self.dims)
+        self.register_load_state_dict_post_hook(lambda module, _: module.imputation.forget())
 
     @property
     def fused_dims(self) -> dict[str, int]:
@@ -269,10 +269,13 @@ class CellGMF(FusionLayer):
         mask = torch.stack([present[name] for name in self.dims], dim=-1)
         share = torch.zeros(mask.shape[:-1], dtype=torch.float64, device=mask.device)
         whole = sum(float(self._of(name).invariant.square().sum()) for name in self.dims)
-        for pattern, names in self._patterns(mask, incomplete=False):
+        for pattern, names in self.imputation.patterns(mask):
             held = 0.0
             # In whitened coordinates the map is the coefficients, and explained is coefficients times K.
-            explained = self._imputation(names).mT @ self.coherence if len(names) < len(self.dims) else None
+            complete = len(names) == len(self.dims)
+            explained = (
+                None if complete else self.imputation.mapping(names, self.coherence).mT @ self.coherence
+            )
             for name, here in slices(self.dims).items():
                 one = self._of(name).invariant
                 known = one if name in names or explained is None else one @ explained[here, here]
@@ -337,7 +340,7 @@ class CellGMF(FusionLayer):
             one = self._of(name)
             one.invariant.copy_(invariant.detach())
             one.specific.copy_(specific.detach())
-        self._imputations.clear()
+        self.imputation.forget()
 
     @property
     def _is_trained(self) -> bool:
@@ -393,53 +396,7 @@ class CellGMF(FusionLayer):
         return cast(ChannelMaps, self.maps[name])
 
     def _impute(self, whitened: dict[str, Tensor], present: Presence) -> dict[str, Tensor]:
-        """Fill absent modalities with their conditional means, one linear map per pattern of presence."""
-        mask = torch.stack(list(present.values()), dim=-1)
-        joint = torch.cat(list(whitened.values()), dim=-1)
-        if values_may_decide():
-            # Row by row in one go: with six modalities there are 62 patterns, and a copy of all rows for each is slow.
-            flat, rows, pieces = joint.reshape(-1, joint.shape[-1]), [], []
-            for here, there in self._patterns(mask, incomplete=False):
-                rows.append(here.reshape(-1).nonzero().squeeze(-1))
-                some = flat[rows[-1]]
-                whole = len(there) == len(self.dims)
-                pieces.append(some if whole else some @ self._imputation(there).to(joint))
-            filled = torch.cat(pieces)[torch.cat(rows).argsort()].reshape(joint.shape)
-        else:
-            filled = joint
-            for here, there in self._patterns(mask, incomplete=True):
-                filled = torch.where(here.unsqueeze(-1), joint @ self._imputation(there).to(joint), filled)
-        return {name: filled[..., where] for name, where in slices(self.dims).items()}
-
-    def _patterns(self, mask: Tensor, *, incomplete: bool) -> list[tuple[Tensor, tuple[str, ...]]]:
-        """Where each pattern of presence is, `(*batch)`, and the modalities it has."""
-        modalities = len(self.dims)
-        if values_may_decide():
-            patterns = torch.unique(mask.reshape(-1, modalities), dim=0).tolist()
-        else:
-            patterns = list(product((False, True), repeat=modalities))[1:]
-        found = []
-        for pattern in patterns:
-            if incomplete and all(pattern):
-                continue
-            here = torch.stack([mask[..., m] == there for m, there in enumerate(pattern)]).all(dim=0)
-            found.append((here, tuple(n for n, there in zip(self.dims, pattern, strict=True) if there)))
-        return found
-
-    def _imputation(self, present: tuple[str, ...]) -> Tensor:
-        """The map `(L, L)` from the channels present to the conditional mean of all, kept for later."""
-        if not values_may_decide():
-            return self._conditional_mean(present)  # what is found inside a graph cannot be kept
-        if present not in self._imputations or self._imputations[present].device != self.coherence.device:
-            self._imputations[present] = self._conditional_mean(present)
-        return self._imputations[present]
-
-    def _conditional_mean(self, present: tuple[str, ...]) -> Tensor:
-        matrix, where = self.coherence, slices(self.dims)
-        rows = torch.cat([torch.arange(where[name].start, where[name].stop) for name in present])
-        rows = rows.to(matrix.device)
-        mapping = torch.zeros_like(matrix)
-        return mapping.index_copy(0, rows, torch.linalg.solve(matrix[rows][:, rows], matrix[rows]))
+        return self.imputation.fill(whitened, present, self.coherence)
 
 
 def _mean_energy(settled: Mapping[str, Settled]) -> Tensor:
