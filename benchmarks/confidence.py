@@ -121,9 +121,9 @@ modalities. It orders the cases as accuracy does (Spearman's rank correlation ov
 The grounded layer, four quadrants, means over the seeds.
 
 {cases}"""
-CONCLUSION = """Where every case was trained the model's own probabilities are nearly as good: there is little to calibrate. Where
-no missing case was trained they claim too much, and the curve takes most of the error away. The charge that is present
-adds nothing to that, so it is not part of it: what is missing already shows in the log-odds."""
+CONCLUSION = """Where every case was trained the model's own probabilities are nearly as good: there is little to
+calibrate. Where no missing case was trained they claim too much, and the curve takes most of the error away. The charge
+that is present adds nothing to that, so it is not part of it: what is missing already shows in the log-odds."""
 
 
 def page(found: dict[str, list[dict[str, Any]]]) -> str:
