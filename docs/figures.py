@@ -30,6 +30,7 @@ def overview() -> None:
     channels = fusion.dissociate(features.modalities).channels["pixels"]
     plot_migration(channels, ax=right)
     right.set_title("channels of a modality as ions in a cell")
+    figure.get_layout_engine().set(wspace=0.06)  # labels of two axes meet between them
     figure.savefig(IMAGES / "overview.png", dpi=110)
     pyplot.close(figure)
 
