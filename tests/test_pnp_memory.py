@@ -3,6 +3,9 @@
 import gc
 import itertools
 import os
+import platform
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -247,3 +250,34 @@ def test_the_bound_sees_jacobians():
 
     with patch("pnp.solvers.integration.trace_step", traced), compiled.torch_only():
         assert states_a_step(lambda: canonical(101)) > 5 * FEW_STATES
+
+
+FAULTS = """
+import resource, sys, torch, pnp
+from pnp.compiled import memory
+
+if sys.argv[1] == "without":
+    memory.LARGEST = 0
+ions = [pnp.Species(str(z), valence=z, diffusivity=1.0) for z in (1, -1)]
+salt = pnp.Electrolyte.dimensionless(ions, permittivity=0.02)
+voltage = torch.linspace(0.1, 5.0, 1000, dtype=torch.float64)
+ends = pnp.Electrode(potential=voltage), pnp.Electrode(potential=-voltage)
+cell = pnp.Cell(salt, length=1.0, concentrations=1.0, left=ends[0], right=ends[1])
+counts = []
+for _ in range(8):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    assert pnp.solve_steady(cell).stats.solver == "compiled"
+    counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(counts[1:]))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators keep what they like")
+def test_what_a_solve_frees_is_there_for_the_next():
+    """No page that a batch of a thousand cells needs is asked of the system again."""
+    pytest.importorskip("numba")
+    faults = {
+        way: int(subprocess.run([sys.executable, "-c", FAULTS, way], check=True, capture_output=True).stdout)
+        for way in ("with", "without")
+    }
+    assert faults["with"] < 100 < 1000 < faults["without"]
