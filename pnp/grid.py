@@ -35,11 +35,9 @@ class Grid:
         ValueError: Fewer than three nodes, or positions that do not increase from 0.
 
     Example:
+        With the `cell` of :class:`~pnp.cell.Cell`:
+
         >>> import pnp
-        >>> ions = [pnp.Species("+", valence=1, diffusivity=1.0), pnp.Species("-", valence=-1, diffusivity=1.0)]
-        >>> salt = pnp.Electrolyte.dimensionless(ions, permittivity=0.01)
-        >>> ends = dict(left=pnp.Electrode(potential=2.0), right=pnp.Electrode(potential=-2.0))
-        >>> cell = pnp.Cell(salt, length=1.0, concentrations=1.0, **ends)
         >>> grid = pnp.Grid.refined(cell, 201)
         >>> f"{float(grid.spacings[0]):.5f} at the wall, {float(grid.spacings.max()):.4f} in the middle"
         '0.00091 at the wall, 0.0182 in the middle'

@@ -54,11 +54,9 @@ def impedance(solution: Solution, frequencies: Quantity) -> Tensor:
             frequencies that are not positive.
 
     Example:
+        With the `cell` of :class:`~pnp.cell.Cell`:
+
         >>> import pnp
-        >>> ions = [pnp.Species("+", valence=1, diffusivity=1.0), pnp.Species("-", valence=-1, diffusivity=1.0)]
-        >>> salt = pnp.Electrolyte.dimensionless(ions, permittivity=0.01)
-        >>> ends = dict(left=pnp.Electrode(potential=2.0), right=pnp.Electrode(potential=-2.0))
-        >>> cell = pnp.Cell(salt, length=1.0, concentrations=1.0, **ends)
         >>> impedance = pnp.impedance(pnp.solve_steady(cell), [0.1, 10.0])
         >>> [f"{z.real:.2f} {z.imag:+.2f}i" for z in impedance.tolist()]
         ['0.49 -18.02i', '0.42 -0.34i']

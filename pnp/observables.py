@@ -192,11 +192,9 @@ def surface_charge(solution: Solution) -> SurfaceCharge:
     between wall and first edge taken into account; with the ions' charge the three sum to zero to rounding.
 
     Example:
+        With the `cell` of :class:`~pnp.cell.Cell`:
+
         >>> import pnp
-        >>> ions = [pnp.Species("+", valence=1, diffusivity=1.0), pnp.Species("-", valence=-1, diffusivity=1.0)]
-        >>> salt = pnp.Electrolyte.dimensionless(ions, permittivity=0.01)
-        >>> ends = dict(left=pnp.Electrode(potential=2.0), right=pnp.Electrode(potential=-2.0))
-        >>> cell = pnp.Cell(salt, length=1.0, concentrations=1.0, **ends)
         >>> charge = pnp.surface_charge(pnp.solve_steady(cell))
         >>> f"{float(charge.left):.4f} {float(charge.right):.4f}"
         '0.3079 -0.3079'

@@ -45,11 +45,9 @@ def plot_profiles(
         ax: Where to draw.
 
     Example:
+        With the `cell` of :class:`~pnp.cell.Cell`:
+
         >>> import pnp
-        >>> ions = [pnp.Species("+", valence=1, diffusivity=1.0), pnp.Species("-", valence=-1, diffusivity=1.0)]
-        >>> salt = pnp.Electrolyte.dimensionless(ions, permittivity=0.01)
-        >>> ends = dict(left=pnp.Electrode(potential=2.0), right=pnp.Electrode(potential=-2.0))
-        >>> cell = pnp.Cell(salt, length=1.0, concentrations=1.0, **ends)
         >>> from pnp.plotting import plot_profiles
         >>> plot_profiles(pnp.solve_steady(cell)).get_xlabel()
         'position (L)'

@@ -62,11 +62,9 @@ class Solution:
         again: Solves the same once more on another grid.
 
     Example:
+        With the `cell` of :class:`~pnp.cell.Cell`:
+
         >>> import pnp
-        >>> ions = [pnp.Species("+", valence=1, diffusivity=1.0), pnp.Species("-", valence=-1, diffusivity=1.0)]
-        >>> salt = pnp.Electrolyte.dimensionless(ions, permittivity=0.01)
-        >>> ends = dict(left=pnp.Electrode(potential=2.0), right=pnp.Electrode(potential=-2.0))
-        >>> cell = pnp.Cell(salt, length=1.0, concentrations=1.0, **ends)
         >>> rest = pnp.solve_steady(cell)
         >>> tuple(rest.potential.shape), tuple(rest.concentrations.shape), rest.check().passed.item()
         ((201,), (2, 201), True)

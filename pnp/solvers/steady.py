@@ -101,11 +101,9 @@ def solve_steady(
         UnderResolvedWarning: The spacing at a wall exceeds the local Debye length.
 
     Example:
+        With the `cell` of :class:`~pnp.cell.Cell`:
+
         >>> import pnp
-        >>> ions = [pnp.Species("+", valence=1, diffusivity=1.0), pnp.Species("-", valence=-1, diffusivity=1.0)]
-        >>> salt = pnp.Electrolyte.dimensionless(ions, permittivity=0.01)
-        >>> ends = dict(left=pnp.Electrode(potential=2.0), right=pnp.Electrode(potential=-2.0))
-        >>> cell = pnp.Cell(salt, length=1.0, concentrations=1.0, **ends)
         >>> rest = pnp.solve_steady(cell)
         >>> f"{float(pnp.diffuse_charge(rest)):.4f}"
         '0.3072'

@@ -70,11 +70,9 @@ def solve_transient(
         UnderResolvedWarning: The spacing at a wall exceeds the local Debye length.
 
     Example:
+        With the `cell` of :class:`~pnp.cell.Cell`:
+
         >>> import pnp
-        >>> ions = [pnp.Species("+", valence=1, diffusivity=1.0), pnp.Species("-", valence=-1, diffusivity=1.0)]
-        >>> salt = pnp.Electrolyte.dimensionless(ions, permittivity=0.01)
-        >>> ends = dict(left=pnp.Electrode(potential=2.0), right=pnp.Electrode(potential=-2.0))
-        >>> cell = pnp.Cell(salt, length=1.0, concentrations=1.0, **ends)
         >>> charging = pnp.solve_transient(cell, times=[0.01, 0.1, 1.0])
         >>> [f"{charge:.3f}" for charge in pnp.diffuse_charge(charging).tolist()]
         ['0.073', '0.278', '0.307']
