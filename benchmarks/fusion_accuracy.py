@@ -103,7 +103,7 @@ Digits; a: standardised features, b: random subsets, c: each modality alone. Mea
 {ablation}
 Either of b and c does nearly all of it: with two modalities a random subset *is* one of them alone. Standardisation
 matters where neither is there. The grounded layer standardises by itself and is the only one that can do without the
-recipe.
+recipe; a changes nothing in it, so its rows with and without a are one measurement.
 
 ## What the parts of the grounded layer bring
 
