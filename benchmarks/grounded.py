@@ -23,6 +23,7 @@ from fusion.grounded.settled import Settled
 from fusion.grounded.spectral import Spectrum
 from fusion.grounded.transport import opening
 from fusion.layers.cell_gmf import CellGMF
+from fusion.layers.imputation import Imputation
 from fusion.layers.layer import Fused
 from fusion.layers.presence import Presence
 from pnp.atomic import replacing
@@ -73,8 +74,16 @@ class Even(CellGMF):
 class NothingFilledIn(CellGMF):
     """An absent modality is zeros in whitened coordinates, its mean, whatever the others say."""
 
-    def _impute(self, whitened: dict[str, Tensor], present: Presence) -> dict[str, Tensor]:
-        return whitened
+    def __init__(self, dims: Mapping[str, int], **settings: Any) -> None:
+        super().__init__(dims, **settings)
+        self.imputation = _Zeros(self.dims)
+
+
+class _Zeros(Imputation):
+    """Leaves what is absent as it is."""
+
+    def fill(self, whitened: Mapping[str, Tensor], present: Presence, coherence: Tensor) -> dict[str, Tensor]:
+        return dict(whitened)
 
 
 class OwnUnits(CellGMF):

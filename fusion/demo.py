@@ -79,15 +79,10 @@ def canonical_cell() -> pnp.Cell:
 
 def charging(out: Path) -> Section:
     """(a) The canonical cell from the mixed state to rest."""
-    from matplotlib import pyplot
-
     from pnp.analytic import canonical_cell as exact_cell
-    from pnp.palette import LIMIT
-    from pnp.plotting import plot_current, plot_profiles, plot_space_time
 
     cell = canonical_cell()
     debye = float(pnp.debye_length(cell))
-    diffusivity = float(cell.electrolyte.diffusivities[0])
     times = torch.cat([torch.zeros(1), torch.logspace(-10, -4, 49)]).double()
     solution = pnp.solve_transient(cell, times=times)
     steady = pnp.solve_steady(cell)
@@ -97,24 +92,7 @@ def charging(out: Path) -> Section:
     relaxed = float((solution.potential[-1] - steady.potential).abs().max() * 1e3)
     check = solution.check()
 
-    figure, axes = pyplot.subplots(
-        1, 3, figsize=(12.5, 3.6), layout="constrained", width_ratios=(1.2, 1, 0.9)
-    )
-    plot_profiles(solution, moments=[0, 28, 34, 49], log=True, ax=axes[0])
-    plot_space_time(solution, "cation", ax=axes[1])
-    plot_current(solution, ax=axes[2])
-    charging_time = debye * LENGTH / 2 / diffusivity
-    axes[2].axvline(charging_time * 1e6, color=LIMIT, ls=":", label="λ L / 2D")
-    axes[2].axvline((LENGTH / 2) ** 2 / diffusivity * 1e6, color=LIMIT, ls="--", label="(L/2)² / D")
-    axes[2].legend(frameon=False, loc="lower left")
-    shown = picture(
-        figure,
-        out / "charging.png",
-        caption="Left: concentrations and potential, from switching on (pale) to rest (dark). Middle: the "
-        "cations gather at the negative electrode. Right: the current falls on two time scales, that of "
-        "charging the double layers and that of diffusion from the bulk.",
-    )
-    section = Section("(a) An electrolytic cell charges", figures=[shown])
+    section = Section("(a) An electrolytic cell charges", figures=[_draw_charging(solution, debye, out)])
     section.paragraphs = [
         f"A 1:1 salt at {SALT:g} mM fills {LENGTH * 1e9:.0f} nm of water between blocking electrodes at "
         f"+{VOLTAGE * 1e3:.0f} mV (left) and −{VOLTAGE * 1e3:.0f} mV (right); its Debye length is "
@@ -138,6 +116,32 @@ def charging(out: Path) -> Section:
         )
     ]
     return section
+
+
+def _draw_charging(solution: pnp.Solution, debye: float, out: Path) -> Picture:
+    """Profiles, cations over space and time, and the current with its two time scales."""
+    from matplotlib import pyplot
+
+    from pnp.palette import LIMIT
+    from pnp.plotting import plot_current, plot_profiles, plot_space_time
+
+    figure, axes = pyplot.subplots(
+        1, 3, figsize=(12.5, 3.6), layout="constrained", width_ratios=(1.2, 1, 0.9)
+    )
+    plot_profiles(solution, moments=[0, 28, 34, 49], log=True, ax=axes[0])
+    plot_space_time(solution, "cation", ax=axes[1])
+    plot_current(solution, ax=axes[2])
+    diffusivity = float(solution.cell.electrolyte.diffusivities[0])
+    axes[2].axvline(debye * LENGTH / 2 / diffusivity * 1e6, color=LIMIT, ls=":", label="λ L / 2D")
+    axes[2].axvline((LENGTH / 2) ** 2 / diffusivity * 1e6, color=LIMIT, ls="--", label="(L/2)² / D")
+    axes[2].legend(frameon=False, loc="lower left")
+    return picture(
+        figure,
+        out / "charging.png",
+        caption="Left: concentrations and potential, from switching on (pale) to rest (dark). Middle: the "
+        "cations gather at the negative electrode. Right: the current falls on two time scales, that of "
+        "charging the double layers and that of diffusion from the bulk.",
+    )
 
 
 def draw_migration(subspaces: Subspaces, out: Path) -> list[Picture]:

@@ -36,12 +36,12 @@ def features():
 KILLED = textwrap.dedent("""
     import json, os, signal, sys, torch
     torch.set_num_threads(1)
-    from fusion.training import loop
+    from fusion.training import loop, objective
     from fusion.data.feature_file import load_features
     from fusion.training.recipe import Recipe
 
     steps = 0
-    original = loop.step_loss
+    original = objective.step_loss
 
     def step_loss(model, *arguments, **named):
         global steps
@@ -50,7 +50,7 @@ KILLED = textwrap.dedent("""
             os.kill(os.getpid(), signal.SIGKILL)
         return original(model, *arguments, **named)
 
-    loop.step_loss = step_loss
+    objective.step_loss = step_loss
     recipe = Recipe(**json.loads(sys.argv[3]))
     loop.train(
         sys.argv[4], load_features(sys.argv[1]), recipe=recipe, seed=2, out=sys.argv[2], progress=False

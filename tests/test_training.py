@@ -20,8 +20,8 @@ from fusion.layers.registry import LAYERS
 from fusion.model import FusionModel
 from fusion.randomness import seeded
 from fusion.training.batch import Batch
-from fusion.training.loop import INITIALISE, VALIDATE, _Step, train
-from fusion.training.objective import step_loss
+from fusion.training.loop import INITIALISE, VALIDATE, train
+from fusion.training.objective import Step, step_loss
 from fusion.training.recipe import Recipe
 from fusion.training.run import build_model
 from fusion.training.task import Task
@@ -136,7 +136,7 @@ def test_a_step_of_training_is_one_graph(features, layer):
     subsets, steps = random_subsets(list(DIMS), 24, samples.device), []
     for compiled in (False, True):
         torch.manual_seed(1)
-        step = _Step(build_model(layer(DIMS), task, recipe), task, recipe)
+        step = Step(build_model(layer(DIMS), task, recipe), task, recipe)
         optimiser = torch.optim.SGD(step.parameters(), lr=0.1)
         run = torch.compile(step, backend="aot_eager", fullgraph=True) if compiled else step
         for _ in range(2):

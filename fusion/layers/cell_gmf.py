@@ -197,9 +197,8 @@ class CellGMF(FusionLayer):
             maps, more = self._settle_with_gradients()
             losses |= more
         whitened = {name: self._of(name).whiten(values) for name, values in features.items()}
-        whitened = self._impute(
-            {name: zero_absent(values, present[name]) for name, values in whitened.items()}, present
-        )
+        there = {name: zero_absent(values, present[name]) for name, values in whitened.items()}
+        whitened = self.imputation.fill(there, present, self.coherence)
         invariant, specific, completed = {}, {}, {}
         for name, values in whitened.items():
             own, rest = self._of(name).split(values, *maps[name])
@@ -394,9 +393,6 @@ class CellGMF(FusionLayer):
 
     def _of(self, name: str) -> "ChannelMaps":
         return cast(ChannelMaps, self.maps[name])
-
-    def _impute(self, whitened: dict[str, Tensor], present: Presence) -> dict[str, Tensor]:
-        return self.imputation.fill(whitened, present, self.coherence)
 
 
 def _mean_energy(settled: Mapping[str, Settled]) -> Tensor:

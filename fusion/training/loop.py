@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
 from ..data.features import Features
@@ -24,7 +24,7 @@ from .callback import Callback
 from .checkpoint import Checkpoint, fingerprint, load_checkpoint, save_checkpoint
 from .engine import Engine, engine_for
 from .log import Log
-from .objective import step_loss
+from .objective import Step, step_loss
 from .recipe import DEFAULT, Recipe
 from .run import Epoch, Run, build_model
 from .task import Task, posed
@@ -131,7 +131,7 @@ class _Trainer:
         with seeded(seed, INITIALISE):
             self.model = self._build(layer)
         self.layer = layer if isinstance(layer, str) else type(self.model.layer).__name__
-        self.step = engine.setup(_Step(self.model, task, recipe))
+        self.step = engine.setup(Step(self.model, task, recipe))
         self.optimiser = _optimiser(self.model, recipe)
         self.schedule = _schedule(self.optimiser, recipe)
         self.history: list[Epoch] = []
@@ -354,19 +354,6 @@ class _Trainer:
             self.best,
             self.kept,
         )
-
-
-class _Step(nn.Module):
-    """The loss of a step as one forward pass, which is what processes can share."""
-
-    def __init__(self, model: FusionModel, task: Task, recipe: Recipe) -> None:
-        super().__init__()
-        self.model, self.task, self.recipe = model, task, recipe
-
-    def forward(self, batch: Batch, label: Tensor, subsets: Presence | None) -> Tensor:
-        """The arguments are those of :func:`step_loss`."""
-        with torch.autocast(label.device.type, torch.bfloat16, enabled=self.recipe.mixed_precision):
-            return step_loss(self.model, batch, label, self.task, self.recipe, subsets)[0]
 
 
 def _complete(features: Features) -> Tensor:

@@ -1,7 +1,7 @@
 """The loss of a training step: all modalities, a random subset of them, and each one alone."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..distributed import gathered, processes, total
 from ..layers.presence import Presence, everywhere, only, random_subsets, zero_absent
@@ -10,6 +10,19 @@ from .batch import Batch
 from .contrast import contrastive_loss
 from .recipe import Recipe
 from .task import Task
+
+
+class Step(nn.Module):
+    """The loss of a step as one forward pass, which is what processes can share."""
+
+    def __init__(self, model: FusionModel, task: Task, recipe: Recipe) -> None:
+        super().__init__()
+        self.model, self.task, self.recipe = model, task, recipe
+
+    def forward(self, batch: Batch, label: Tensor, subsets: Presence | None) -> Tensor:
+        """The arguments are those of :func:`step_loss`."""
+        with torch.autocast(label.device.type, torch.bfloat16, enabled=self.recipe.mixed_precision):
+            return step_loss(self.model, batch, label, self.task, self.recipe, subsets)[0]
 
 
 def step_loss(
