@@ -92,16 +92,16 @@ class Described:
         c = with_baths(self.system, self.concentrations)
         return State(c, self.potential.unsqueeze(1))
 
-    def marched(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Concentrations, potentials, report and what was recorded."""
+    def marched(self) -> tuple[Tensor, Tensor, Tensor, Any]:
+        """Concentrations, potentials, report and the tapes."""
         with patch.object(dispatch._Marched, "apply", side_effect=dispatch._Marched.apply) as applied:
             found = dispatch.marched(
                 self.system, self.start, self.outputs, _first_step(self.system).detach(), self.control
             )
-        return *found, torch.cat(applied.call_args.args[2])
+        return *found, applied.call_args.args[2]
 
-    def traced(self, tape: Tensor) -> tuple[Tensor, Tensor]:
-        """Concentrations and potentials of all outputs, by the readable steps through the states on the tape."""
+    def traced(self, tapes: Any, taken: Tensor) -> tuple[Tensor, Tensor]:
+        """Concentrations and potentials of all outputs, by the readable steps through the states on the tapes."""
         system, start = self.system, self.start
         amounts = system.combined((start.concentrations * system.volumes[:, None]).sum(-1, keepdim=True))
         species, nodes = start.concentrations.shape[1:]
@@ -110,10 +110,13 @@ class Described:
             only = torch.tensor([index])
             one, state = system.select(only), start.select(only)
             outputs = [state]
-            for row in tape[tape[:, stepping.CELL] == index]:
-                recorded = row[stepping.STATES :].reshape(nodes, 2, species + 1)[:, 0].mT
+            ((tape, lane),) = [(tape, list(cells).index(index)) for cells, tape in tapes if index in cells]
+            rows = torch.from_numpy(tape["lanes"][..., lane])
+            for row, after in zip(rows[: int(taken[index])], rows[1:], strict=False):
+                recorded = after[stepping.STATES :].reshape(nodes, 2, species + 1)[:, 0].mT
                 end = State(recorded[None, :species], recorded[None, species:])
-                step = RosenbrockStep(one, state, row[[stepping.DURATION]], amounts[only][..., 0])
+                length = row[[stepping.DURATION]] / stepping.SHARE
+                step = RosenbrockStep(one, state, length, amounts[only][..., 0])
                 nothing = torch.zeros(1)
                 state = trace_step(step, StepResult(end, nothing, nothing, nothing))
                 if row[stepping.OUTPUT] >= 0:
@@ -127,10 +130,10 @@ class Described:
 def test_gradients_are_those_of_the_readable_steps(ends):
     """Through the very same states of hard cells, with respect to everything."""
     described = Described(ends, "layers", 3)
-    concentrations, potential, report, tape = described.marched()
+    concentrations, potential, report, tapes = described.marched()
     assert int(report[:, 0].max()) == 0
     gradients = []
-    for c, phi in ((concentrations, potential), described.traced(tape)):
+    for c, phi in ((concentrations, potential), described.traced(tapes, report[:, 2])):
         assert torch.equal(c, concentrations)
         value = (c * weights(c)).sum() + (phi * weights(phi)).sum()
         leaves = described.leaves

@@ -20,7 +20,7 @@ from .many import few_ions, rest_many, rest_many_adjoint
 from .memory import keep_freed_memory
 from .resting import rest, rest_adjoint
 from .resting import row_count as rest_rows
-from .stepping import CELL, Steps, march, tape_width
+from .stepping import Steps, march, tape_width
 from .stepping import row_count as step_rows
 from .stepping_adjoint import Coefficients, march_adjoint
 from .stepping_adjoint import row_count as adjoint_rows
@@ -131,7 +131,7 @@ def marched(
             results,
         )
         return concentrations, potential, report
-    tapes: list[Tensor] = []
+    tapes: list[tuple[Any, Any]] = []
 
     def solve(cells: Any, *arguments: Any) -> None:
         count = MARCHING_TOGETHER
@@ -139,20 +139,22 @@ def marched(
         steps = Steps(time, next_, taken, np.empty(count, bool), np.empty(count, int))
         own = np.zeros(rows, rows_of(count)), np.empty(count, int), steps
         if not wanted:
-            march(*own, np.empty((0, 0)), cells, *arguments)
+            march(*own, np.empty((0, 0), rows_of(count)), cells, *arguments)
             return
         for first in range(0, len(cells), count):
+            together = cells[first : first + count]
             # Memory that is not written to costs nothing.
-            room = np.empty((count * EXPECTED_STEPS, tape_width(nodes, species)))
-            tapes.append(torch.from_numpy(march(*own, room, cells[first : first + count], *arguments)))
+            room = np.empty((EXPECTED_STEPS, tape_width(nodes, species)), rows_of(count))
+            tapes.append((together, march(*own, room, together, *arguments)))
 
     arguments = numbers, speeds, general, structure, begin, np.array(limits), control.max_steps, results
     _side_by_side(solve, CELLS_PER_THREAD, order, *arguments)
     if wanted:
         given = _coefficients(system, start)
         fixed = general, held, baths
+        taken = torch.where(report[:, 0] == 0, report[:, 2], torch.zeros_like(report[:, 2]))
         concentrations, potential = _Marched.apply(
-            concentrations, potential, tapes, fixed, report[:, 0] == 0, outputs[:, 0] == 0, *given
+            concentrations, potential, tapes, fixed, taken, outputs[:, 0] == 0, *given
         )
     return concentrations, potential, report
 
@@ -165,22 +167,24 @@ class _Marched(torch.autograd.Function):
         ctx: Any,
         concentrations: Tensor,
         potential: Tensor,
-        tapes: list[Tensor],
+        tapes: list[tuple[Any, Any]],
         fixed: Any,
-        finished: Tensor,
+        taken: Tensor,
         at_once: Tensor,
         *given: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        ctx.fixed, ctx.count = fixed, len(tapes)
-        ctx.save_for_backward(finished, at_once, *tapes, *given)
+        """`tapes` are cells and what was recorded of them, `taken` `(B,)` how many steps."""
+        ctx.fixed, ctx.groups = fixed, [cells for cells, _ in tapes]
+        ctx.save_for_backward(taken, at_once, *(torch.from_numpy(tape["lanes"]) for _, tape in tapes), *given)
         return concentrations.view_as(concentrations), potential.view_as(potential)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, by_concentrations: Tensor, by_potential: Tensor) -> tuple[Any, ...]:
-        finished, at_once, *saved = ctx.saved_tensors
-        tapes, given = [_array(tape) for tape in saved[: ctx.count]], saved[ctx.count :]
-        worked, wanted = _array(finished), Coefficients(*ctx.needs_input_grad[6:])
+        taken, at_once, *saved = ctx.saved_tensors
+        count = len(ctx.groups)
+        tapes, given = [_rows_from(tape) for tape in saved[:count]], saved[count:]
+        wanted = Coefficients(*ctx.needs_input_grad[6:])
         found = [torch.zeros_like(one, memory_format=torch.contiguous_format) for one in given]
         species, nodes = by_concentrations.shape[2:]
 
@@ -188,14 +192,13 @@ class _Marched(torch.autograd.Function):
             both = step_rows(nodes, species), adjoint_rows(nodes, species)
             work = [np.zeros(rows, rows_of(MARCHING_TOGETHER)) for rows in both]
             for index in groups:
-                cells = np.unique(tapes[index][:, CELL]).astype(int)
-                cells = cells[worked[cells]]
-                march_adjoint(*work, cells, tapes[index], *arguments)
+                march_adjoint(*work, ctx.groups[index], tapes[index], *arguments)
 
         _side_by_side(
             solve,
             CELLS_PER_THREAD // MARCHING_TOGETHER,
-            np.arange(ctx.count),
+            np.arange(count),
+            taken,
             Coefficients(*given),
             *ctx.fixed,
             by_potential,
@@ -317,6 +320,12 @@ def _by_difficulty(system: System) -> Tensor:
 
 def _array(tensor: Tensor) -> Any:
     return tensor.detach().contiguous().numpy()
+
+
+def _rows_from(tensor: Tensor) -> Any:
+    """The rows whose lanes are the last axis."""
+    lanes = tensor.numpy()
+    return lanes.view(rows_of(lanes.shape[-1]))[..., 0]
 
 
 def _suited(kernels: tuple[Any, Any], nodes: int, species: int) -> tuple[Any, int]:

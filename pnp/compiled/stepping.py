@@ -56,24 +56,28 @@ potential to the left; then S + 1 rows for the increment of every stage, and the
     STAGE,
     NORM,
     POSITIVE,
+    ACCEPTED,
+    ARRIVED,
     VALENCE,
-) = range(8)
+) = range(10)
 """Rows of a cell, after its nodes: the ends as :func:`pnp.compiled.inputs.pack_cells` puts them; the share of the step
-that is implicit; norm of its error, and whether it left no negative concentration; then valences, amounts, largest
-concentrations, and the equations of one node."""
+that is implicit; norm of its error, and whether it left no negative concentration; how many steps were accepted before
+it, or -1 if it was not, and the output that it ended at, or -1; then valences, amounts, largest concentrations, and the
+equations of one node."""
 LOST = 1e-10
 """Relative error of an amount at which a step is refused."""
 STUCK, SPENT = 1, 2
 """Why a cell was left: its steps became too small, or too many."""
 
 
-CELL, OUTPUT, DURATION, STATES = range(4)
-"""Columns of a recorded step: its cell, the output that it ends at or -1, its length; then for every node the S
-concentrations and the potential at its end, and their increments of the last but one stage."""
+DURATION, OUTPUT, STATES = range(3)
+"""Rows of a recorded step, which has a lane for every cell: the share of its length that is implicit, and the output
+that it ends at or -1; then for every node the S concentrations and the potential at its start, and their increments of
+the last but one stage."""
 
 
 def tape_width(nodes: int, species: int) -> int:
-    """Columns of a tape."""
+    """Rows of a recorded step."""
     return STATES + 2 * (species + 1) * nodes
 
 
@@ -529,15 +533,16 @@ def march(
     `group` and `steps` have a number for each lane. `general` is None for two species, else true. `start` are potential
     and concentrations, the times `(B, T)` to stop at and the first steps; `control` is relative and absolute tolerance,
     safety, shrink and grow. The `report` `(B, 4)` of the results: status, time, accepted and rejected steps. Every
-    accepted step is recorded on the `tape` `(1, W)`, :data:`STATES` says how, unless it is None or has no columns.
-    Returns the tape with a row for every step.
+    accepted step of as many `cells` as there are lanes is recorded on the `tape` `(T, W)`, :data:`STATES` says how,
+    unless it is None or has no columns. Returns the tape, longer if it has to be; after the last step of a cell is
+    its end.
     """
     closed, held, baths = structure
     start_potential, start_concentrations, outputs, first_steps = start
     potential, concentrations, report = results
     nodes, species = numbers.volumes.shape[1], numbers.valences.shape[1]
-    count = lanes_in(work)
-    recorded, longer = 0, tape
+    count, own = lanes_in(work), nodes * rows_of_node(species)
+    longer = tape
     for first in range(0, cells.size, count):
         present = min(count, cells.size - first)
         for lane in range(count):
@@ -546,6 +551,9 @@ def march(
             steps.running[lane] = lane < present
         _pack(work, group, numbers, diffusivities)
         _put_start(work, group, start_potential, start_concentrations)
+        if tape is not None:  # noqa: SIM102 (numba leaves this out where it is None)
+            if longer.shape[1] > 0:
+                _record_start(work, nodes, species, longer[0])
         for lane in range(present):
             cell = group[lane]
             report[cell, :] = 0.0
@@ -562,26 +570,23 @@ def march(
                 stage_up(work, nodes, species, general, stage)
             _finish(work, nodes, species, closed, control[0], control[1])
             _accept(work, nodes, species)
+            store(work, own + ACCEPTED, splat(work, -1.0))
             for lane in range(present):
                 if steps.running[lane]:
                     cell = group[lane]
-                    accepted, length = report[cell, 2], steps.taken[lane]
+                    accepted = report[cell, 2]
                     arrived = _judge(work, nodes, species, lane, outputs[cell], control, steps, report[cell])
                     index = steps.reached[lane] - 1 if arrived else -1
                     if arrived:
                         _record(work, lane, potential[cell, index], concentrations[cell, index])
-                    if tape is not None:  # noqa: SIM102 (numba leaves this out where it is None)
-                        if longer.shape[1] > 0 and report[cell, 2] > accepted:
-                            if recorded == longer.shape[0]:
-                                longer = _longer(longer)
-                            step = longer[recorded]
-                            step[CELL], step[OUTPUT], step[DURATION] = cell, index, length
-                            _record_step(work, nodes, species, lane, step)
-                            recorded += 1
+                    if report[cell, 2] > accepted:
+                        put(work, own + ACCEPTED, lane, accepted)
+                        put(work, own + ARRIVED, lane, 1.0 * index)
                     _stop(lane, outputs.shape[1], most, steps, report[cell])
-    if tape is None:
-        return None
-    return longer[:recorded]
+            if tape is not None:  # noqa: SIM102
+                if longer.shape[1] > 0:
+                    longer = _record_steps(work, nodes, species, longer)
+    return longer
 
 
 @inlined
@@ -670,25 +675,57 @@ def _record(work: Any, lane: int, potential: Any, concentrations: Any) -> None:
 
 
 @kernel
-def _record_step(work: Any, nodes: int, species: int, lane: int, step: Any) -> None:
-    """Copy the end of a step of one cell, and an increment that the way back does not have to find again."""
+def _record_start(work: Any, nodes: int, species: int, step: Any) -> None:
+    """Copy where the first steps start."""
     fields, size = rows_of_node(species), species + 1
-    increment = increments_at(species) + (STAGES - 2) * size
     for k in range(nodes):
-        base = k * fields
+        base, row = k * fields, STATES + 2 * size * k
+        for s in range(species):
+            store(step, row + s, load(work, base + CONCENTRATIONS + s))
+        store(step, row + species, load(work, base + POTENTIAL))
+
+
+@kernel
+def _record_steps(work: Any, nodes: int, species: int, tape: Any) -> Any:
+    """Copy the steps that were accepted, each to where its cell has come; cells that have come as far together."""
+    own = nodes * rows_of_node(species)
+    for lane in range(lanes_in(work)):
+        accepted = get(work, own + ACCEPTED, lane)
+        first = accepted >= 0.0
+        for other in range(lane):
+            first = first and get(work, own + ACCEPTED, other) != accepted
+        if first:
+            step = int(accepted)
+            if step + 2 > tape.shape[0]:
+                tape = _longer(tape)
+            _record_step(work, nodes, species, accepted, tape[step], tape[step + 1])
+    return tape
+
+
+@kernel
+def _record_step(work: Any, nodes: int, species: int, accepted: float, step: Any, later: Any) -> None:
+    """Copy the step of the cells that have come so far, an increment that the way back needs, and the start after it."""
+    fields, size = rows_of_node(species), species + 1
+    own, increment = nodes * fields, increments_at(species) + (STAGES - 2) * size
+    theirs = load(work, own + ACCEPTED) == accepted
+    store(step, DURATION, where(theirs, load(work, own + STAGE), load(step, DURATION)))
+    store(step, OUTPUT, where(theirs, load(work, own + ARRIVED), load(step, OUTPUT)))
+    for k in range(nodes):
+        base, row = k * fields, STATES + 2 * size * k
         for s in range(size):
             at = base + POTENTIAL if s == species else base + CONCENTRATIONS + s
-            step[STATES + 2 * size * k + s] = get(work, at, lane)
-            step[STATES + 2 * size * k + size + s] = get(work, base + increment + s, lane)
+            store(later, row + s, where(theirs, load(work, at), load(later, row + s)))
+            at = row + size + s
+            store(step, at, where(theirs, load(work, base + increment + s), load(step, at)))
 
 
 @kernel
 def _longer(tape: Any) -> Any:
     """Room for twice as many steps."""
-    longer = np.empty((2 * tape.shape[0], tape.shape[1]))
+    longer = np.empty((2 * tape.shape[0], tape.shape[1]), tape.dtype)
     for step in range(tape.shape[0]):
-        for column in range(tape.shape[1]):
-            longer[step, column] = tape[step, column]
+        for row in range(tape.shape[1]):
+            store(longer[step], row, load(tape[step], row))
     return longer
 
 

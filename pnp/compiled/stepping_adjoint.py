@@ -18,9 +18,8 @@ import numpy as np
 
 from ..solvers.rosenbrock import SHARE
 from .bernoulli import bernoulli, bernoulli_curvature
-from .lanes import any_lane, get, inlined, kernel, lanes_in, load, opposite, put, splat, store
+from .lanes import any_lane, get, inlined, kernel, lanes_in, load, opposite, put, splat, store, where
 from .stepping import (
-    CELL,
     CONCENTRATIONS,
     DURATION,
     FIXED,
@@ -49,7 +48,8 @@ from .stepping import (
 OF_STIFFNESS, OF_VOLUME, OF_FIXED, OF_MOBILITIES = range(4)
 """Rows of a node beside those of the steps: derivatives by what :class:`Coefficients` list; from there on S of them,
 and for every stage S + 1 multipliers and S + 1 derivatives q by the state that it looked at. Those of the last stage
-begin as the derivatives by the end of the step."""
+begin as the derivatives by the end of the step, and those of the stage before, which looked at the same state but for
+one increment, have them in."""
 ENDS, OF_VALENCES = 0, 4
 """Rows of a cell, after its nodes: derivatives by spring and charge of either end, and by the valences."""
 
@@ -95,6 +95,7 @@ def march_adjoint(
     back: Any,
     cells: Any,
     tape: Any,
+    taken: Any,
     given: Coefficients,
     general: Any,
     held: Any,
@@ -106,52 +107,39 @@ def march_adjoint(
 ) -> None:
     """Derivatives of a number with respect to all that is `given`, from those `by` results `(B, T, ...)`.
 
-    `cells` are at most as many as there are lanes, and the `tape` has their steps; `work` is as for the steps, `back`
-    has rows of its own. `general` is None for two species. If not `whole`, derivatives by volumes, fixed charge and
+    `cells` are at most as many as there are lanes, and the `tape` has their steps, as many as `taken` `(B,)` says;
+    `work` is as for the steps, `back` has rows of its own. `general` is None for two species. If not `whole`, derivatives by volumes, fixed charge and
     valences are left zero.
     """
     species, nodes = given.start.shape[1:]
     count = lanes_in(work)
-    group, steps, before = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.int64)
+    group, steps = np.empty(count, np.int64), np.empty(count, np.int64)
     for lane in range(count):
         group[lane] = cells[min(lane, cells.size - 1)]
-        steps[lane] = _step_before(tape, tape.shape[0], group[lane]) if lane < cells.size else -1
+        steps[lane] = int(taken[group[lane]]) if lane < cells.size else 0
     _pack(work, back, group, given)
-    _put_end(work, steps, tape, nodes, species)
-    while np.any(steps >= 0):
+    most = np.max(steps)
+    for i in range(most):
+        step = most - 1 - i
         for lane in range(count):
-            before[lane] = _step_before(tape, steps[lane], group[lane]) if steps[lane] >= 0 else -1
-        _put_step(work, group, steps, before, tape, given)
-        for lane in range(count):
-            if steps[lane] >= 0 and tape[steps[lane], OUTPUT] >= 0:
-                cell, output = group[lane], int(tape[steps[lane], OUTPUT])
+            # A cell that has not come so far stays where it is, and nothing has a derivative by what it does.
+            length = get(tape[step], DURATION, lane) if step < steps[lane] else 0.0
+            put(work, nodes * rows_of_node(species) + STAGE, lane, length)
+            if step < steps[lane] and get(tape[step], OUTPUT, lane) >= 0:
+                cell, output = group[lane], int(get(tape[step], OUTPUT, lane))
                 _add_output(back, lane, by_potential[cell, output], by_concentrations[cell, output])
+        _put_step(work, nodes, species, general, tape[step], tape[step + 1])
         factorise(work, nodes, species, general, held, baths)
         stage_up(work, nodes, species, general, 0)
         for stage in range(1, STAGES - 2):
             stage_down(work, nodes, species, general, stage, held, baths)
             stage_up(work, nodes, species, general, stage)
-        _find_last(work, nodes, species)
-        for i in range(STAGES):
-            _multiply(work, back, nodes, species, general, STAGES - 1 - i, held, baths)
-            _pull(work, back, nodes, species, general, STAGES - 1 - i, held, baths, whole)
+        for j in range(STAGES):
+            _multiply(work, back, nodes, species, general, STAGES - 1 - j, held, baths)
+            _pull(work, back, nodes, species, general, STAGES - 1 - j, held, baths, whole)
         _through_matrix(work, back, nodes, species, general, baths, whole)
-        for lane in range(count):
-            if steps[lane] >= 0:
-                steps[lane] = before[lane]
-                if steps[lane] < 0:
-                    _take_start(back, lane, found.start[group[lane]], found.potential[group[lane]])
     for lane in range(cells.size):
         _unpack(back, lane, group[lane], found)
-
-
-@kernel
-def _step_before(tape: Any, step: int, cell: int) -> int:
-    """The last step of a cell before another one, or -1."""
-    step -= 1
-    while step >= 0 and tape[step, CELL] != cell:
-        step -= 1
-    return step
 
 
 @kernel
@@ -170,11 +158,12 @@ def _multiply(
         weight = SHARE * load(work, base + VOLUME)
         for s in range(size):
             value, remembered = splat(work, 0.0), splat(work, 0.0)
-            if stage == STAGES - 1:
-                value = load(back, beside + pulled + stage * size + s)
-            for j in range(stage + 1, STAGES):
+            if stage >= STAGES - 2:
+                value = load(back, beside + pulled + (STAGES - 1) * size + s)
+            for j in range(stage + 1, STAGES - 1):
                 value = value + A[j, stage] * load(back, beside + pulled + j * size + s)
-                if s < species:
+            if s < species:
+                for j in range(stage + 1, STAGES):
                     remembered = remembered + C[j, stage] * load(back, beside + multipliers + j * size + s)
             if s < species and not baths[k]:
                 value = value + weight * remembered
@@ -209,6 +198,7 @@ def _pull(
     known, alphas = CONCENTRATIONS + 3 * species, CONCENTRATIONS + 4 * species
     inverse, increments = inverse_at(species), increments_at(species) + stage * size
     own, pulled = _multipliers_at(species) + stage * size, _pulled_at(species) + stage * size
+    end_ = _pulled_at(species) + (STAGES - 1) * size
     none, tau = splat(work, 0.0), load(work, nodes * fields + STAGE)
     for i in range(nodes):
         k = nodes - 1 - i
@@ -232,11 +222,11 @@ def _pull(
                 product = product + load(work, base + inverse + t * size + s) * load(work, spare + t)
             store(back, beside + own + s, product)
         # Derivatives by the state.
-        reach(work, base, species, stage, whole)
+        _look(work, base, species, stage, whole)
         volume, potential = load(work, base + VOLUME), load(work, base + POTENTIAL)
         at_end = potential + load(work, base + increments + species)
         gauss = none if held[k] else load(back, beside + own + species)
-        by_potential = load(back, beside + pulled + species) if stage == STAGES - 1 else none
+        by_potential = load(back, beside + end_ + species) if stage >= STAGES - 2 else none
         if k == 0 or k == nodes - 1:
             end = nodes * rows + ENDS + (0 if k == 0 else 2)
             spring = nodes * fields + (LEFT_SPRING if k == 0 else RIGHT_SPRING)
@@ -263,8 +253,8 @@ def _pull(
                 of_valence = load(back, of_valences + s) + gauss * volume * (here + increment)
                 store(back, of_valences + s, of_valence)
             by_here = gauss * z * volume
-            if stage == STAGES - 1:
-                by_here = by_here + load(back, beside + pulled + s)
+            if stage >= STAGES - 2:
+                by_here = by_here + load(back, beside + end_ + s)
             if i > 0:
                 there = load(work, at + fields)
                 if s == 0 or any_lane(opposite(z == -before)):
@@ -291,6 +281,26 @@ def _pull(
             store(back, later + pulled + species, load(back, later + pulled + species) + by_next)
         if whole:
             store(back, beside + OF_FIXED, load(back, beside + OF_FIXED) + gauss)
+
+
+@inlined
+def _look(work: Any, base: int, species: int, stage: int, remember: bool) -> None:
+    """The state of a node that a stage looks at.
+
+    Of the last one it follows what that adds, which ends the step. The one before looks at what lacks its own increment
+    of that: their coefficients are the same otherwise.
+    """
+    if stage != STAGES - 2 or remember:
+        reach(work, base, species, stage, remember)
+    size = species + 1
+    increments = base + increments_at(species)
+    for s in range(size):
+        at = base + POTENTIAL if s == species else base + CONCENTRATIONS + s
+        if stage == STAGES - 1:
+            last = increments + stage * size + s
+            store(work, last, load(work, last) - load(work, at))
+        elif stage == STAGES - 2 and not remember:
+            store(work, at, load(work, at) - load(work, increments + stage * size + s))
 
 
 @inlined
@@ -330,7 +340,7 @@ def _through_matrix(
     for k in range(nodes):
         for s in range(size):
             total = none
-            for j in range(STAGES):
+            for j in range(STAGES - 1):
                 total = total + load(back, k * rows + pulled + j * size + s)
             store(back, k * rows + last + s, total)
     for k in range(nodes - 1):
@@ -374,62 +384,23 @@ def _through_matrix(
 
 
 @kernel
-def _put_end(work: Any, steps: Any, tape: Any, nodes: int, species: int) -> None:
-    """The end of the last steps in the place of the start of the next ones, which were not taken."""
-    fields, size = rows_of_node(species), species + 1
-    for k in range(nodes):
-        for s in range(size):
-            start = k * fields + (START if s == species else CONCENTRATIONS + species + s)
-            for lane in range(lanes_in(work)):
-                if steps[lane] >= 0:
-                    put(work, start, lane, tape[steps[lane], STATES + 2 * size * k + s])
-
-
-@kernel
-def _put_step(work: Any, group: Any, steps: Any, before: Any, tape: Any, given: Coefficients) -> None:
-    """Length and start of every cell's step, and in the place of its last two increments what is known of it.
-
-    That is its end, where the step after it started, and what was recorded. `before` are the steps before these, or -1.
-    """
-    species, nodes = given.start.shape[1:]
+def _put_step(work: Any, nodes: int, species: int, general: Any, step: Any, later: Any) -> None:
+    """Where a step starts, and in the place of its last two increments what was recorded: one of them, and its end."""
+    if general is None:
+        species = 2
     fields, size = rows_of_node(species), species + 1
     last = increments_at(species) + (STAGES - 1) * size
-    for lane in range(lanes_in(work)):
-        if steps[lane] >= 0:
-            put(work, nodes * fields + STAGE, lane, SHARE * tape[steps[lane], DURATION])
+    active, none = load(work, nodes * fields + STAGE) > 0.0, splat(work, 0.0)
     for k in range(nodes):
-        base, column = k * fields, STATES + 2 * size * k
+        base, row = k * fields, STATES + 2 * size * k
         for s in range(size):
             own = base + POTENTIAL if s == species else base + CONCENTRATIONS + s
             start = base + START if s == species else base + CONCENTRATIONS + species + s
-            store(work, base + last + s, load(work, start))
-            for lane in range(lanes_in(work)):
-                if before[lane] >= 0:
-                    value = tape[before[lane], column + s]
-                elif s == species:
-                    value = given.potential[group[lane], k]
-                else:
-                    value = given.start[group[lane], s, k]
-                put(work, own, lane, value)
-                put(work, start, lane, value)
-                if steps[lane] >= 0:
-                    put(work, base + last - size + s, lane, tape[steps[lane], column + size + s])
-
-
-@kernel
-def _find_last(work: Any, nodes: int, species: int) -> None:
-    """The last increment is what takes the state that its stage looked at to the end of the step."""
-    fields, size = rows_of_node(species), species + 1
-    increments = increments_at(species)
-    for k in range(nodes):
-        base = k * fields
-        for s in range(size):
-            start = base + START if s == species else base + CONCENTRATIONS + species + s
-            last = base + increments + (STAGES - 1) * size + s
-            value = load(work, last) - load(work, start)
-            for j in range(STAGES - 1):
-                value = value - A[STAGES - 1, j] * load(work, base + increments + j * size + s)
-            store(work, last, value)
+            value = where(active, load(step, row + s), load(work, start))
+            store(work, own, value)
+            store(work, start, value)
+            store(work, base + last - size + s, where(active, load(step, row + size + s), none))
+            store(work, base + last + s, where(active, load(later, row + s), value))
 
 
 @kernel
@@ -442,20 +413,6 @@ def _add_output(back: Any, lane: int, by_potential: Any, by_concentrations: Any)
         for s in range(species):
             put(back, at + s, lane, get(back, at + s, lane) + by_concentrations[s, k])
         put(back, at + species, lane, get(back, at + species, lane) + by_potential[k])
-
-
-@kernel
-def _take_start(back: Any, lane: int, of_start: Any, of_potential: Any) -> None:
-    """Read off the derivatives by the start of a transient, and leave nothing to go on with."""
-    species, nodes = of_start.shape
-    rows, last = _rows(species), _pulled_at(species) + (STAGES - 1) * (species + 1)
-    for k in range(nodes):
-        at = k * rows + last
-        for s in range(species):
-            of_start[s, k] = get(back, at + s, lane)
-            put(back, at + s, lane, 0.0)
-        of_potential[k] = get(back, at + species, lane)
-        put(back, at + species, lane, 0.0)
 
 
 @kernel
@@ -488,12 +445,15 @@ def _pack(work: Any, back: Any, group: Any, given: Coefficients) -> None:
 
 @kernel
 def _unpack(back: Any, lane: int, cell: int, found: Coefficients) -> None:
-    """Read off the derivatives by the numbers of one cell."""
+    """Read off the derivatives by the numbers and the start of one cell."""
     species, nodes = found.start.shape[1:]
-    rows = _rows(species)
+    rows, last = _rows(species), _pulled_at(species) + (STAGES - 1) * (species + 1)
     own = nodes * rows
     for k in range(nodes):
         beside = k * rows
+        for s in range(species):
+            found.start[cell, s, k] = get(back, beside + last + s, lane)
+        found.potential[cell, k] = get(back, beside + last + species, lane)
         found.volumes[cell, k] = get(back, beside + OF_VOLUME, lane)
         found.fixed[cell, k] = get(back, beside + OF_FIXED, lane)
         if k < nodes - 1:
