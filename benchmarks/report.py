@@ -52,10 +52,9 @@ What the numbers of the others mean:
 ![Cells per second against batch, nodes and species; transients: cost against error.](figures/performance.png)
 
 What ours depend on: glibc returns the memory of a batch to the system after every call, which then hands it out page by
-page again, at up to half the price of the solve. The first compiled solve therefore takes and gives back one block of
-32 MB (`pnp/compiled/memory.py`), from which glibc learns to keep as much; the numbers here have no other help. Batches
-that take more memory than that (from some 10,000 cells on) still pay, unless `MALLOC_TRIM_THRESHOLD_` in the
-environment says 1000000000.
+page again, at up to half the price of the solve. The first compiled solve therefore has it keep half a gigabyte
+(`pnp/compiled/memory.py`), unless the environment has a setting of its own (`MALLOC_...`); the numbers here have no
+other help.
 
 What compiled kernels do not do yet, and the torch solver does slowly: waveforms, driven currents, reactions, ions of
 finite size, and steady states with a flux. One transient alone leaves seven of eight vector lanes idle. A gradient of a

@@ -1,5 +1,6 @@
 """Gradients of compiled transients: those of torch on the same steps, of differences, of one cell and of many."""
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -111,8 +112,7 @@ class Described:
             one, state = system.select(only), start.select(only)
             outputs = [state]
             ((tape, lane),) = [(tape, list(cells).index(index)) for cells, tape in tapes if index in cells]
-            rows = torch.from_numpy(tape["lanes"][..., lane])
-            for row, after in zip(rows[: int(taken[index])], rows[1:], strict=False):
+            for row, after in itertools.pairwise(tape[: int(taken[index]) + 1, :, lane]):
                 recorded = after[stepping.STATES :].reshape(nodes, 2, species + 1)[:, 0].mT
                 end = State(recorded[None, :species], recorded[None, species:])
                 length = row[[stepping.DURATION]] / stepping.SHARE

@@ -15,7 +15,7 @@ from ..solvers.newton import Newton, NewtonResult
 from ..solvers.step_size import StepControl
 from ..system import CHARGE, POTENTIAL, State, System
 from .inputs import Numbers, each_tensor
-from .lanes import rows_of
+from .lanes import new_rows, rows_of
 from .many import few_ions, rest_many, rest_many_adjoint
 from .memory import keep_freed_memory
 from .resting import rest, rest_adjoint
@@ -131,21 +131,23 @@ def marched(
             results,
         )
         return concentrations, potential, report
-    tapes: list[tuple[Any, Any]] = []
+    tapes: list[tuple[Any, Tensor]] = []
 
     def solve(cells: Any, *arguments: Any) -> None:
         count = MARCHING_TOGETHER
         time, next_, taken = np.empty((3, count))
         steps = Steps(time, next_, taken, np.empty(count, bool), np.empty(count, int))
-        own = np.zeros(rows, rows_of(count)), np.empty(count, int), steps
+        own = new_rows(rows, lanes=count), np.empty(count, int), steps
         if not wanted:
-            march(*own, np.empty((0, 0), rows_of(count)), cells, *arguments)
+            march(*own, new_rows(0, 0, lanes=count), cells, *arguments)
             return
         for first in range(0, len(cells), count):
             together = cells[first : first + count]
             # Memory that is not written to costs nothing.
-            room = np.empty((EXPECTED_STEPS, tape_width(nodes, species)), rows_of(count))
-            tapes.append((together, march(*own, room, together, *arguments)))
+            room = new_rows(EXPECTED_STEPS, tape_width(nodes, species), lanes=count, make=np.empty)
+            tape = march(*own, room, together, *arguments)["lanes"]
+            longest = 1 + int(report[together, 2].max())
+            tapes.append((together, torch.from_numpy(tape[:longest, :, : len(together)])))
 
     arguments = numbers, speeds, general, structure, begin, np.array(limits), control.max_steps, results
     _side_by_side(solve, CELLS_PER_THREAD, order, *arguments)
@@ -167,15 +169,17 @@ class _Marched(torch.autograd.Function):
         ctx: Any,
         concentrations: Tensor,
         potential: Tensor,
-        tapes: list[tuple[Any, Any]],
+        tapes: list[tuple[Any, Tensor]],
         fixed: Any,
         taken: Tensor,
         at_once: Tensor,
         *given: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """`tapes` are cells and what was recorded of them, `taken` `(B,)` how many steps."""
+        """`tapes` are cells and what was recorded of them, a lane each, `taken` `(B,)` how many steps."""
         ctx.fixed, ctx.groups = fixed, [cells for cells, _ in tapes]
-        ctx.save_for_backward(taken, at_once, *(torch.from_numpy(tape["lanes"]) for _, tape in tapes), *given)
+        # Lanes without a cell are not kept.
+        kept = (tape.clone() if tape.shape[-1] < MARCHING_TOGETHER else tape for _, tape in tapes)
+        ctx.save_for_backward(taken, at_once, *kept, *given)
         return concentrations.view_as(concentrations), potential.view_as(potential)
 
     @staticmethod
@@ -183,16 +187,16 @@ class _Marched(torch.autograd.Function):
     def backward(ctx: Any, by_concentrations: Tensor, by_potential: Tensor) -> tuple[Any, ...]:
         taken, at_once, *saved = ctx.saved_tensors
         count = len(ctx.groups)
-        tapes, given = [_rows_from(tape) for tape in saved[:count]], saved[count:]
+        tapes, given = saved[:count], saved[count:]
         wanted = Coefficients(*ctx.needs_input_grad[6:])
         found = [torch.zeros_like(one, memory_format=torch.contiguous_format) for one in given]
         species, nodes = by_concentrations.shape[2:]
 
         def solve(groups: Any, *arguments: Any) -> None:
             both = step_rows(nodes, species), adjoint_rows(nodes, species)
-            work = [np.zeros(rows, rows_of(MARCHING_TOGETHER)) for rows in both]
+            work = [new_rows(rows, lanes=MARCHING_TOGETHER) for rows in both]
             for index in groups:
-                march_adjoint(*work, ctx.groups[index], tapes[index], *arguments)
+                march_adjoint(*work, ctx.groups[index], _tape_from(tapes[index]), *arguments)
 
         _side_by_side(
             solve,
@@ -322,10 +326,14 @@ def _array(tensor: Tensor) -> Any:
     return tensor.detach().contiguous().numpy()
 
 
-def _rows_from(tensor: Tensor) -> Any:
-    """The rows whose lanes are the last axis."""
-    lanes = tensor.numpy()
-    return lanes.view(rows_of(lanes.shape[-1]))[..., 0]
+def _tape_from(tensor: Tensor) -> Any:
+    """The rows whose first lanes are the last axis; what the others hold is of no account."""
+    lanes, count = tensor.numpy(), MARCHING_TOGETHER
+    if lanes.shape[-1] == count:
+        return lanes.view(rows_of(count))[..., 0]
+    tape = new_rows(*lanes.shape[:-1], lanes=count, make=np.empty)
+    tape["lanes"][..., : lanes.shape[-1]] = lanes
+    return tape
 
 
 def _suited(kernels: tuple[Any, Any], nodes: int, species: int) -> tuple[Any, int]:
@@ -337,7 +345,7 @@ def _suited(kernels: tuple[Any, Any], nodes: int, species: int) -> tuple[Any, in
 
 def _in_rows(kernel: Any, rows: int, lanes: int) -> Any:
     """`kernel` with rows of its own at every call."""
-    return lambda *arguments: kernel(np.zeros(rows, rows_of(lanes)), *arguments)
+    return lambda *arguments: kernel(new_rows(rows, lanes=lanes), *arguments)
 
 
 def _with_few_ions(numbers: Numbers) -> list[Any]:

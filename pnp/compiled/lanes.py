@@ -10,6 +10,7 @@ are plain numbers (on a GPU each thread has such a cell). A flat float64 array s
 """
 
 import hashlib
+import math
 import operator
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,21 @@ LANES = 16
 def rows_of(lanes: int) -> np.dtype:
     """The type of an array whose entries are rows of that many lanes."""
     return np.dtype([("lanes", np.float64, (lanes,))])
+
+
+CACHE_LINE = 64
+"""Bytes; as many as eight lanes have."""
+
+
+def new_rows(*shape: int, lanes: int, make: Callable = np.zeros) -> np.ndarray:
+    """Rows, of zeros unless another function is to `make` them, the first at the beginning of a cache line.
+
+    Rows that numpy lays down as it finds room lie across two lines each, which costs a kernel a quarter of its speed.
+    """
+    size = math.prod(shape) * rows_of(lanes).itemsize
+    room = make(size + CACHE_LINE, np.uint8)
+    first = -room.ctypes.data % CACHE_LINE
+    return room[first : first + size].view(rows_of(lanes)).reshape(shape)
 
 
 SETTINGS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}

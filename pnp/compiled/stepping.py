@@ -704,7 +704,7 @@ def _record_steps(work: Any, nodes: int, species: int, tape: Any) -> Any:
 
 @kernel
 def _record_step(work: Any, nodes: int, species: int, accepted: float, step: Any, later: Any) -> None:
-    """Copy the step of the cells that have come so far, an increment that the way back needs, and the start after it."""
+    """Copy the step of the cells that have come so far: an increment that the way back needs, and its end."""
     fields, size = rows_of_node(species), species + 1
     own, increment = nodes * fields, increments_at(species) + (STAGES - 2) * size
     theirs = load(work, own + ACCEPTED) == accepted
@@ -744,8 +744,10 @@ def _put_start(work: Any, group: Any, potential: Any, concentrations: Any) -> No
                 put(work, base + CONCENTRATIONS + s, lane, concentrations[cell, s, k])
                 put(work, base + CONCENTRATIONS + species + s, lane, concentrations[cell, s, k])
         for s in range(species):
-            peak = nodes * fields + VALENCE + 2 * species + s
-            put(work, peak, lane, np.max(concentrations[cell, s]))
+            highest = 0.0
+            for k in range(nodes):
+                highest = max(highest, concentrations[cell, s, k])
+            put(work, nodes * fields + VALENCE + 2 * species + s, lane, highest)
 
 
 @kernel

@@ -108,8 +108,8 @@ def march_adjoint(
     """Derivatives of a number with respect to all that is `given`, from those `by` results `(B, T, ...)`.
 
     `cells` are at most as many as there are lanes, and the `tape` has their steps, as many as `taken` `(B,)` says;
-    `work` is as for the steps, `back` has rows of its own. `general` is None for two species. If not `whole`, derivatives by volumes, fixed charge and
-    valences are left zero.
+    `work` is as for the steps, `back` has rows of its own. `general` is None for two species. If not `whole`,
+    derivatives by volumes, fixed charge and valences are left zero.
     """
     species, nodes = given.start.shape[1:]
     count = lanes_in(work)
@@ -118,7 +118,9 @@ def march_adjoint(
         group[lane] = cells[min(lane, cells.size - 1)]
         steps[lane] = int(taken[group[lane]]) if lane < cells.size else 0
     _pack(work, back, group, given)
-    most = np.max(steps)
+    most = 0
+    for lane in range(count):
+        most = max(most, steps[lane])
     for i in range(most):
         step = most - 1 - i
         for lane in range(count):
