@@ -33,6 +33,8 @@ include_patterns = ["docs/**", "gallery/**", "notebooks/**", "CHANGELOG.md"]
 exclude_patterns = [".*", "**/.*", "out", "build", "pnp", "fusion", "tests", "benchmarks", "docs/site"]
 nitpicky = True
 nitpick_ignore_regex = [
+    ("py:class", r"Axes|Colormap|Figure|TwoSlopeNorm|ndarray"),  # imported for types alone
+    ("py:class", r"fusion\..*\.(Batch|CellSettings|Finding|Ions|LinearMaps|Measured|Options)"),  # of no page
     ("py:.*", r"(torch|numpy|np|xarray|matplotlib|collections|pathlib|typing|nn|dask|concurrent)\..*"),
 ]
 
@@ -46,7 +48,8 @@ suppress_warnings = ["toc.empty_glob"]
 
 # Reference
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # docstrings say shapes and units, of which types know nothing
+autodoc_typehints_format = "short"
+QUANTITY = "~typing.Annotated[~typing.Any, 'Quantity']"
 autodoc_default_options = {"members": True}
 napoleon_numpy_docstring = False
 napoleon_use_param = napoleon_use_rtype = False
@@ -87,6 +90,11 @@ def public_name(app, env, node, contnode):
     return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, name)
 
 
+def by_name(app, what, name, obj, options, signature, returns):
+    """Say `Quantity` where a number, a sequence or a tensor may be given."""
+    return tuple(part and part.replace(QUANTITY, "~pnp.quantity.Quantity") for part in (signature, returns))
+
+
 def whole_sentence(app, what, name, obj, options, lines):
     """Put back what napoleon takes for a type: the words before a colon in the first line of a description."""
     types = [line for line in lines if line.startswith(":type: ")]
@@ -96,5 +104,6 @@ def whole_sentence(app, what, name, obj, options, lines):
 
 
 def setup(app):
+    app.connect("autodoc-process-signature", by_name)
     app.connect("autodoc-process-docstring", whole_sentence, priority=600)  # after napoleon
     app.connect("missing-reference", public_name)
