@@ -488,7 +488,8 @@ Backward passes against central differences of step 1e-5, whose own error is abo
 one and the derivative, over seven observables and every number of a cell: valences, diffusivities, filling,
 permittivity, temperature, potentials, Stern capacitances, baths, fixed charge, length, rate constants, currents, wall
 charges, ion sizes, profiles, waveforms, and the positions of the ground and of every node. Transients take one step
-from each of four times to the next; steps that adapt are constants of a gradient, which is then right to the error of the steps.
+from each of four times to the next; steps that adapt are constants of a gradient, which is then right to the error of
+the steps.
 
 {gradients}
 ## Features as ions: counting what is shared
