@@ -12,7 +12,10 @@ from pathlib import Path
 from sphinx.util.nodes import make_refnode
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # the packages beside these pages, wherever others are installed
+sys.path[:0] = [
+    str(ROOT),
+    str(ROOT / "docs"),
+]  # the packages beside these pages, wherever others are installed
 
 from pnp import palette  # noqa: E402
 
@@ -22,6 +25,7 @@ copyright = "the pnp-fusion maintainers, MIT licence"
 version = release = version_of("pnp-fusion")
 
 extensions = [
+    "mathml",
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
@@ -63,6 +67,7 @@ copybutton_prompt_is_regexp = True
 
 # Look
 BRAND = "color-brand-primary", "color-brand-content"
+html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = "pnp-fusion"
 html_static_path = ["site/static"]

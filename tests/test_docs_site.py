@@ -84,6 +84,18 @@ def test_it_builds_without_a_warning(site: Path) -> None:
 
 
 @pytest.mark.slow
+def test_pages_need_no_network_and_their_formulas_no_script(site: Path) -> None:
+    seen = 0
+    for path in site.rglob("*.html"):
+        text = path.read_text()
+        assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)=.(https?:)?//", text), path
+        formulas = re.findall(r"<math\b.*?</math>", text, flags=re.DOTALL)
+        assert not any("\\" in formula for formula in formulas), "a command that was not understood"
+        seen += len(formulas)
+    assert seen > 1000
+
+
+@pytest.mark.slow
 def test_the_reference_has_every_public_name_once(site: Path) -> None:
     found = Counter()
     for page in (site / "docs" / "reference").glob("*.html"):

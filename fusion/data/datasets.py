@@ -139,7 +139,7 @@ def shared_private(
     r"""Modalities with known shared and private latents.
 
     .. math::
-        f_m = A_m s + \sum_{n \ne m} D_{mn} q_{mn} + B_m p_m + \sigma e_m, \qquad y = \arg\max_k (C z)_k
+        f_m = A_m s + \sum_{n \ne m} D_{mn} q_{mn} + B_m p_m + \sigma e_m, \qquad y = \operatorname{argmax}_k (C z)_k
 
     with :math:`s \in \mathbb{R}^{k_s}` common to all modalities, :math:`q_{mn} = q_{nm} \in \mathbb{R}^{k_q}` to
     two of them, :math:`p_m \in \mathbb{R}^{k_p}` of one only, and all latents and noise standard normal. The
