@@ -92,7 +92,7 @@ def test_pages_need_no_network_and_their_formulas_no_script(site: Path) -> None:
         formulas = re.findall(r"<math\b.*?</math>", text, flags=re.DOTALL)
         assert not any("\\" in formula for formula in formulas), "a command that was not understood"
         seen += len(formulas)
-    assert seen > 1000
+    assert seen > 500
 
 
 @pytest.mark.slow
