@@ -5,6 +5,7 @@ of it only pages, notebooks and the changelog are read. Notebooks are shown with
 with; `tests/test_notebooks.py` runs them.
 """
 
+import gc
 import sys
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -18,6 +19,8 @@ sys.path[:0] = [
 ]  # the packages beside these pages, wherever others are installed
 
 from pnp import palette  # noqa: E402
+
+gc.disable()  # a build keeps nearly all it makes, and looking through it takes a tenth of the time
 
 project = "pnp-fusion"
 author = "The pnp-fusion maintainers"
