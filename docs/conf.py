@@ -13,10 +13,8 @@ from pathlib import Path
 from sphinx.util.nodes import make_refnode
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [
-    str(ROOT),
-    str(ROOT / "docs"),
-]  # the packages beside these pages, wherever others are installed
+# The packages beside these pages, wherever others are installed, and `mathml`.
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
 from pnp import palette  # noqa: E402
 
