@@ -97,8 +97,15 @@ def public_name(app, env, node, contnode):
 
 
 def by_name(app, what, name, obj, options, signature, returns):
-    """Say `Quantity` where a number, a sequence or a tensor may be given."""
-    return tuple(part and part.replace(QUANTITY, "~pnp.quantity.Quantity") for part in (signature, returns))
+    """Say `Quantity` where a number, a sequence or a tensor may be given, and nothing of what makes a default."""
+    for what, instead in ((QUANTITY, "~pnp.quantity.Quantity"), ("<factory>", "...")):
+        signature, returns = (part and part.replace(what, instead) for part in (signature, returns))
+    return signature, returns
+
+
+def nameless(app, what, name, obj, skip, options):
+    """Leave out the fields of named tuples that have no description of their own."""
+    return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
 
 
 def whole_sentence(app, what, name, obj, options, lines):
@@ -111,5 +118,6 @@ def whole_sentence(app, what, name, obj, options, lines):
 
 def setup(app):
     app.connect("autodoc-process-signature", by_name)
+    app.connect("autodoc-skip-member", nameless)
     app.connect("autodoc-process-docstring", whole_sentence, priority=600)  # after napoleon
     app.connect("missing-reference", public_name)

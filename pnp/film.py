@@ -152,6 +152,6 @@ def _small(pixels: memoryview) -> bytes:
     from PIL import Image
 
     written = io.BytesIO()
-    image = Image.fromarray(np.asarray(pixels)[..., :3]).quantize(COLOURS, Image.Quantize.FASTOCTREE)
+    image = Image.fromarray(np.asarray(pixels)[..., :3]).quantize(COLOURS, Image.Quantize.MAXCOVERAGE)
     image.save(written, format="PNG", optimize=True)
     return written.getvalue()

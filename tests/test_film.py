@@ -68,7 +68,8 @@ def test_thin_lines_keep_their_colours_beside_shades():
     (picture,) = Film.of(figure, lambda index: None, [""]).pictures
     shown = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")).reshape(-1, 3).astype(int)
     for color in drawn:
-        assert np.abs(shown - rgb(color)).max(-1).min() < 30, color
+        assert np.abs(shown - rgb(color)).max(-1).min() < 15, color
+    assert shown[0].tolist() == [255, 255, 255]  # as the page around it
 
 
 def test_a_gif_moves(tmp_path):
