@@ -5,6 +5,7 @@ of it only pages, notebooks and the changelog are read. Notebooks are shown with
 with; `tests/test_notebooks.py` runs them.
 """
 
+import gc
 import sys
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -12,9 +13,12 @@ from pathlib import Path
 from sphinx.util.nodes import make_refnode
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # the packages beside these pages, wherever others are installed
+# The packages beside these pages, wherever others are installed, and `mathml`.
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
 from pnp import palette  # noqa: E402
+
+gc.disable()  # a build keeps nearly all it makes, and looking through it takes a tenth of the time
 
 project = "pnp-fusion"
 author = "The pnp-fusion maintainers"
@@ -22,6 +26,7 @@ copyright = "the pnp-fusion maintainers, MIT licence"
 version = release = version_of("pnp-fusion")
 
 extensions = [
+    "mathml",
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
@@ -33,6 +38,8 @@ include_patterns = ["docs/**", "gallery/**", "notebooks/**", "CHANGELOG.md"]
 exclude_patterns = [".*", "**/.*", "out", "build", "pnp", "fusion", "tests", "benchmarks", "docs/site"]
 nitpicky = True
 nitpick_ignore_regex = [
+    ("py:class", r"Axes|Colormap|Figure|TwoSlopeNorm|ndarray"),  # imported for types alone
+    ("py:class", r"fusion\..*\.(Batch|CellSettings|Finding|Ions|LinearMaps|Measured|Options)"),  # of no page
     ("py:.*", r"(torch|numpy|np|xarray|matplotlib|collections|pathlib|typing|nn|dask|concurrent)\..*"),
 ]
 
@@ -46,7 +53,8 @@ suppress_warnings = ["toc.empty_glob"]
 
 # Reference
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # docstrings say shapes and units, of which types know nothing
+autodoc_typehints_format = "short"
+QUANTITY = "~typing.Annotated[~typing.Any, 'Quantity']"
 autodoc_default_options = {"members": True}
 napoleon_numpy_docstring = False
 napoleon_use_param = napoleon_use_rtype = False
@@ -60,6 +68,7 @@ copybutton_prompt_is_regexp = True
 
 # Look
 BRAND = "color-brand-primary", "color-brand-content"
+html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = "pnp-fusion"
 html_static_path = ["site/static"]
@@ -87,6 +96,18 @@ def public_name(app, env, node, contnode):
     return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, name)
 
 
+def by_name(app, what, name, obj, options, signature, returns):
+    """Say `Quantity` where a number, a sequence or a tensor may be given, and nothing of what makes a default."""
+    for what, instead in ((QUANTITY, "~pnp.quantity.Quantity"), ("<factory>", "...")):
+        signature, returns = (part and part.replace(what, instead) for part in (signature, returns))
+    return signature, returns
+
+
+def nameless(app, what, name, obj, skip, options):
+    """Leave out the fields of named tuples that have no description of their own."""
+    return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
+
+
 def whole_sentence(app, what, name, obj, options, lines):
     """Put back what napoleon takes for a type: the words before a colon in the first line of a description."""
     types = [line for line in lines if line.startswith(":type: ")]
@@ -96,5 +117,7 @@ def whole_sentence(app, what, name, obj, options, lines):
 
 
 def setup(app):
+    app.connect("autodoc-process-signature", by_name)
+    app.connect("autodoc-skip-member", nameless)
     app.connect("autodoc-process-docstring", whole_sentence, priority=600)  # after napoleon
     app.connect("missing-reference", public_name)

@@ -444,8 +444,7 @@ steric double layers, transients by spectral elements, reversal potentials, curr
 and impedances, each with a stated error, made by `docs/reference_values.py`, which shares no code with `pnp`. Refined
 grids of 201 nodes; then extrapolated from every other node by `solution.richardson`, which is of fourth order. Voltages
 reach 80 thermal voltages and Debye lengths $10^{{-3}}$ of the cell; the largest error of a midplane concentration is
-that
-of 3e-33 of the mean, between electrodes at ±80. Quantities that are themselves gradients are not extrapolated.
+that of 3e-33 of the mean, between electrodes at ±80. Quantities that are themselves gradients are not extrapolated.
 
 {references}
 ## Other ends and media
@@ -487,11 +486,10 @@ are tested on random cells by `tests/test_pnp_invariants.py`.
 
 Backward passes against central differences of step 1e-5, whose own error is about 1e-9: largest error, relative to
 one and the derivative, over seven observables and every number of a cell: valences, diffusivities, filling,
-permittivity,
-temperature, potentials, Stern capacitances, baths, fixed charge, length, rate constants, currents, wall charges, ion
-sizes, profiles, waveforms, and the positions of the ground and of every node. Transients take one step from each of
-four times to the next; steps that adapt are constants of a
-gradient, which is then right to the error of the steps.
+permittivity, temperature, potentials, Stern capacitances, baths, fixed charge, length, rate constants, currents, wall
+charges, ion sizes, profiles, waveforms, and the positions of the ground and of every node. Transients take one step
+from each of four times to the next; steps that adapt are constants of a gradient, which is then right to the error of
+the steps.
 
 {gradients}
 ## Features as ions: counting what is shared

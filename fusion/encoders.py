@@ -22,6 +22,12 @@ class VectorEncoder(nn.Sequential):
 
     Raises:
         ValueError: A number out of range.
+
+    Example:
+        >>> import fusion
+        >>> import torch
+        >>> tuple(fusion.VectorEncoder(300, 16)(torch.randn(8, 300)).shape)
+        (8, 16)
     """
 
     def __init__(
@@ -44,6 +50,16 @@ class SequenceEncoder(nn.Module, ABC):
         inputs, outputs: Channels before and after.
         tokens: Return the steps, `(*batch, T, outputs)` and zero where padded, instead of their mean,
             `(*batch, outputs)`.
+
+    Example:
+        >>> import fusion
+        >>> import torch
+        >>> class Means(fusion.SequenceEncoder):
+        ...     def encode(self, values, lengths):
+        ...         return values[..., : self.outputs]
+        ...
+        >>> tuple(Means(40, 16, tokens=False)(torch.randn(8, 50, 40), torch.full((8,), 20)).shape)
+        (8, 16)
     """
 
     def __init__(self, inputs: int, outputs: int, *, tokens: bool) -> None:
@@ -97,6 +113,13 @@ class RecurrentEncoder(SequenceEncoder):
 
     Raises:
         ValueError: A number out of range.
+
+    Example:
+        >>> import fusion
+        >>> import torch
+        >>> encoder = fusion.RecurrentEncoder(40, 32, tokens=True)
+        >>> tuple(encoder(torch.randn(8, 50, 40), torch.full((8,), 20)).shape)  # steps beyond the length are zero
+        (8, 50, 32)
     """
 
     def __init__(
@@ -142,6 +165,13 @@ class AttentionEncoder(SequenceEncoder):
 
     References:
         | A. Vaswani et al., Attention Is All You Need, arXiv:1706.03762 (2017)
+
+    Example:
+        >>> import fusion
+        >>> import torch
+        >>> encoder = fusion.AttentionEncoder(40, 32)
+        >>> tuple(encoder(torch.randn(8, 50, 40), torch.full((8,), 20)).shape)
+        (8, 32)
     """
 
     def __init__(

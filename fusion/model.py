@@ -19,6 +19,14 @@ class Prediction:
     Attributes:
         logits: `(*batch, outputs)`.
         losses: The fusion layer's own terms, `{name: scalar}`.
+
+    Example:
+        >>> import fusion
+        >>> import torch
+        >>> model = fusion.FusionModel(fusion.GMF({"a": 4, "b": 6}), outputs=3)
+        >>> found = model({"a": torch.randn(8, 4), "b": torch.randn(8, 6)})
+        >>> tuple(found.logits.shape), list(found.losses)
+        ((8, 3), ['reconstruction'])
     """
 
     logits: Tensor

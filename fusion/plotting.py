@@ -43,6 +43,17 @@ def plot_migration(
         channels: From :func:`fusion.dissociate`, or of a :class:`fusion.MigrationRecord`.
         solution: A transient of their cell from :func:`fusion.grounded.transport.migrate`; None: compute it.
         title: Goes before the number of channels and the total charge, which migration conserves.
+
+    Example:
+        With the `cell` of :class:`~pnp.cell.Cell`:
+
+        >>> import fusion.plotting
+        >>> data, _ = fusion.shared_private(2000, {"a": 6, "b": 5}, shared=2, private=2, seed=0)
+        >>> channels = fusion.dissociate(data.modalities).channels["a"]
+        >>> way = fusion.migrate(channels.cell, times=[0.001, 0.1, 10.0], nodes=31)
+        >>> ax = fusion.plotting.plot_migration(channels, way)
+        >>> ax.get_xlabel(), ax.get_ylabel()
+        ('time (L² / D)', 'centre of mass (L)')
     """
     ax = _axes(ax)
     solution = migrate(channels.cell) if solution is None else solution
@@ -112,6 +123,14 @@ def plot_channels(
         solution: A transient from :func:`fusion.grounded.transport.migrate` to take `moment` from; None: the
             equilibrium of the cell.
         moment: Index of a time of the transient.
+
+    Example:
+        >>> import fusion.plotting
+        >>> data, _ = fusion.shared_private(2000, {"a": 8, "b": 6}, shared=2, private=2, seed=0)
+        >>> channels = fusion.dissociate(data.modalities).channels["a"]
+        >>> ax = fusion.plotting.plot_channels(channels)  # at rest
+        >>> ax.get_xlabel(), ax.get_ylabel()
+        ('position (L)', 'channel, by valence')
     """
     from matplotlib.colors import LogNorm
 
@@ -159,6 +178,13 @@ def plot_gates(subspaces: Subspaces, *, ax: "Axes | None" = None) -> "Axes":
 
     At valence zero a channel is predicted just as well as chance can, so this is the noise level of every modality;
     valences are linear around it, where gates decide, and logarithmic beyond.
+
+    Example:
+        >>> import fusion.plotting
+        >>> data, _ = fusion.shared_private(2000, {"a": 8, "b": 6}, shared=2, private=2, seed=0)
+        >>> ax = fusion.plotting.plot_gates(fusion.dissociate(data.modalities))
+        >>> ax.get_xlabel(), ax.get_ylabel()
+        ('valence (0: noise level, 1: predicted fully)', 'gate (0 closed, 1 open)')
     """
     ax = _axes(ax)
     narrow = min(5 / one.voltage for one in subspaces.channels.values())
@@ -193,6 +219,15 @@ def plot_sharing(sharing: Sharing, *, title: str | None = None, ax: "Axes | None
 
     Arguments:
         sharing: One modality's of :meth:`fusion.Subspaces.shared_by`.
+
+    Example:
+        >>> import fusion.plotting
+        >>> dims = {"a": 12, "b": 10, "c": 8}
+        >>> data, _ = fusion.shared_private(2000, dims, shared=2, private=2, pairwise=1, seed=0)
+        >>> sharing = fusion.dissociate(data.modalities).shared_by()["a"]
+        >>> ax = fusion.plotting.plot_sharing(sharing)
+        >>> sharing.counts
+        {'a+b+c': 2, 'a+b': 1, 'a+c': 1}
     """
     ax = _axes(ax)
     others = list(sharing.r_squared)
@@ -219,7 +254,15 @@ def plot_sharing(sharing: Sharing, *, title: str | None = None, ax: "Axes | None
 
 
 def plot_parts(subspaces: Subspaces, *, ax: "Axes | None" = None) -> "Axes":
-    """What went where: channels that are a modality's own, with whom it shares the others, and the total charge."""
+    """What went where: channels that are a modality's own, with whom it shares the others, and the total charge.
+
+    Example:
+        >>> import fusion.plotting
+        >>> data, _ = fusion.shared_private(2000, {"a": 8, "b": 6}, shared=2, private=2, seed=0)
+        >>> ax = fusion.plotting.plot_parts(fusion.dissociate(data.modalities))
+        >>> ax.get_xlabel()
+        'channels'
+    """
     ax = _axes(ax)
     found = subspaces.shared_by()
     parts = sorted(
@@ -267,6 +310,16 @@ def animate_channels(
 
     Raises:
         ValueError: Another suffix, or a solution that is no transient.
+
+    Example:
+        With the `cell` of :class:`~pnp.cell.Cell`:
+
+        >>> import fusion.plotting
+        >>> data, _ = fusion.shared_private(2000, {"a": 6, "b": 5}, shared=2, private=2, seed=0)
+        >>> channels = fusion.dissociate(data.modalities).channels["a"]
+        >>> way = fusion.migrate(channels.cell, times=[0.001, 0.1, 10.0], nodes=31)
+        >>> fusion.plotting.animate_channels(channels, "channels.gif", way)
+        Film of 3 pictures
     """
     from matplotlib.figure import Figure
 
@@ -301,6 +354,14 @@ def plot_comparison(
 
     Arguments:
         metric: Which; None: the first.
+
+    Example:
+        >>> import fusion.plotting
+        >>> data, _ = fusion.shared_private(500, {"a": 8, "b": 6}, shared=2, private=2, seed=0)
+        >>> quick = fusion.Recipe(epochs=1)
+        >>> found = fusion.compare(data, ["gmf", "sum"], recipe=quick, seeds=2, progress=False)
+        >>> fusion.plotting.plot_comparison(found).get_ylabel()
+        'accuracy (mean ± 95 % interval)'
     """
     ax = _axes(ax)
     rows = comparison.rows()
@@ -332,7 +393,14 @@ def plot_comparison(
 
 
 def plot_history(histories: Mapping[str, Sequence[float]], *, ax: "Axes | None" = None) -> "Axes":
-    """Loss of every epoch, one line a name."""
+    """Loss of every epoch, one line a name.
+
+    Example:
+        >>> import fusion.plotting
+        >>> ax = fusion.plotting.plot_history({"training": [2.3, 1.1, 0.7], "validation": [2.2, 1.3, 1.0]})
+        >>> ax.get_xlabel(), ax.get_ylabel()
+        ('epoch', 'loss')
+    """
     ax = _axes(ax)
     for rank, (name, values) in enumerate(histories.items()):
         ax.plot(range(1, len(values) + 1), values, color=MODALITIES[rank % len(MODALITIES)], label=name)

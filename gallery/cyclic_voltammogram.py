@@ -13,6 +13,7 @@ from pnp.palette import LIMIT, shades
 
 RATES, MOMENTS = (2.0, 8.0, 32.0), 101  # V/s
 COUPLE, SALT, DIFFUSIVITY = 1.0, 100.0, 1e-9
+RESPONSE = 5e-5  # s, some times resistance times capacitance
 
 
 def cell(rate: float) -> pnp.Cell:
@@ -44,6 +45,8 @@ def draw() -> Figure:
     for rate, color in zip(RATES, shades(len(RATES)), strict=True):
         described = cell(rate)
         times = torch.linspace(0.0, 1.0 / rate, MOMENTS, dtype=torch.float64)
+        turned = times[MOMENTS // 2] + RESPONSE  # from then on the double layer is charged the other way
+        times = torch.cat([times, turned[None]]).sort().values
         control = pnp.StepControl(relative=1e-2, absolute=1e-4)
         grid = pnp.Grid.refined(described, 80)
         cycle = pnp.solve_transient(described, grid, times=times, step_control=control)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 import fusion
 from fusion.plotting import draw_colours, draw_paths, predictability_norm
 
-MOMENTS = 22
+MOMENTS, NODES = 22, 41
 VIEWS = ("upper_left", "upper_right", "lower_left", "lower_right", "projections", "frequencies")
 
 
@@ -23,7 +23,7 @@ def draw() -> Figure:
     axes = figure.subplots(2, 3, sharex=True, sharey=True)
     times = torch.cat([torch.zeros(1), torch.logspace(-5, 0.3, MOMENTS)]).double()
     for ax, (name, one) in zip(axes.flat, channels.items(), strict=False):
-        draw_paths(ax, one, fusion.migrate(one.cell, times=times, nodes=41, relative=1e-2), norm)
+        draw_paths(ax, one, fusion.migrate(one.cell, times=times, nodes=NODES, relative=1e-2), norm)
         ax.set_title(f"{name.replace('_', ' ')}: {one.invariant_dimension:.1f} of {len(one.gates)} invariant")
         ax.label_outer()
     for ax in axes[:, 0]:

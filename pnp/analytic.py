@@ -34,6 +34,13 @@ class CanonicalCell:
 
     References:
         Carlson, Numer. Algorithms 10, 13 (1995), for the symmetric elliptic integrals.
+
+    Example:
+        >>> from pnp.analytic import canonical_cell
+        >>> import numpy as np
+        >>> exact = canonical_cell(voltage=4.0, debye=0.1)
+        >>> exact.potential(np.array([-1.0, -0.9, 1.0])).round(6).tolist()
+        [4.0, 1.487976, -4.0]
     """
 
     voltage: float

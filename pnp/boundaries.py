@@ -69,6 +69,18 @@ class Reservoir:
     Raises:
         ValueError: Negative or non-finite numbers; whether the bath is neutral is checked by the cell,
             which knows the valences.
+
+    Example:
+        >>> import pnp
+        >>> bath = pnp.Reservoir(concentrations={"K+": 10.0, "Cl-": 10.0}, potential=0.0)
+        >>> dilute = pnp.Reservoir(concentrations={"K+": 1.0, "Cl-": 1.0}, potential=0.0)
+        >>> potassium = pnp.Species("K+", valence=1, diffusivity=1.96e-9)
+        >>> chloride = pnp.Species("Cl-", valence=-1, diffusivity=2.03e-9)
+        >>> salt = pnp.Electrolyte([potassium, chloride])
+        >>> membrane = pnp.Cell(salt, length=1e-6, concentrations=5.0, left=bath, right=dilute)
+        >>> flux = pnp.ion_flux(pnp.solve_steady(membrane))[:, 0]  # mol/(m² s)
+        >>> [f"{value:.2e}" for value in flux.tolist()]
+        ['1.76e-02', '1.83e-02']
     """
 
     _: KW_ONLY
@@ -91,6 +103,15 @@ class ChargedWall:
             plain insulator.
 
     Raises ValueError for a charge that is not finite.
+
+    Example:
+        >>> import pnp
+        >>> ions = [pnp.Species("+", valence=1, diffusivity=1.0), pnp.Species("-", valence=-1, diffusivity=1.0)]
+        >>> salt = pnp.Electrolyte.dimensionless(ions, permittivity=0.002)
+        >>> wall, bath = pnp.ChargedWall(charge=0.1), pnp.Reservoir(concentrations=1.0, potential=0.0)
+        >>> rest = pnp.solve_steady(pnp.Cell(salt, length=1.0, concentrations=1.0, left=wall, right=bath))
+        >>> f"potential of the wall {float(rest.potential[0]):.3f}"  # Grahame: 2 asinh(0.1 / sqrt(8 * 0.002))
+        'potential of the wall 1.450'
     """
 
     _: KW_ONLY
@@ -109,6 +130,15 @@ class Periodic:
             long row of such cells. The potential is zero at the left end.
 
     Raises ValueError for a drop that is not finite.
+
+    Example:
+        >>> import pnp
+        >>> ion = pnp.Species("+", valence=1, diffusivity=1.0)
+        >>> salt = pnp.Electrolyte.dimensionless([ion], permittivity=0.01)
+        >>> ring = pnp.Periodic(potential_drop=2.0)
+        >>> wire = pnp.Cell(salt, length=1.0, concentrations=3.0, fixed_charge=-3.0, left=ring, right=ring)
+        >>> f"{float(pnp.current_density(pnp.solve_steady(wire))[0]):.4f}"  # Ohm's law: D c z² times the field
+        '6.0000'
     """
 
     _: KW_ONLY

@@ -32,6 +32,14 @@ class Certificate:
             layer is not resolved.
         grid_error: Estimated error of the potential from the grid, in thermal voltages, by comparison with a
             solution on every other node; None unless asked for.
+
+    Example:
+        With the `cell` of :class:`~pnp.cell.Cell`:
+
+        >>> import pnp
+        >>> checked = pnp.solve_steady(cell).check(grid=True)
+        >>> checked.passed.item(), f"error of the grid {float(checked.grid_error):.0e}"
+        (True, 'error of the grid 9e-05')
     """
 
     smallest_concentration: Tensor

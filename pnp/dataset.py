@@ -83,6 +83,14 @@ def to_dataset(
     Raises:
         ImportError: xarray is not installed.
         ValueError: `axes` are not as many as the batch has, or coordinates not as many as its elements.
+
+    Example:
+        With the `cell` of :class:`~pnp.cell.Cell`:
+
+        >>> import pnp
+        >>> data = pnp.to_dataset(pnp.solve_transient(cell, times=[0.01, 0.1]))
+        >>> dict(data.concentrations.sizes), data.potential.attrs["units"]
+        ({'time': 2, 'species': 2, 'node': 201}, '1')
     """
     try:
         import xarray

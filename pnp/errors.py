@@ -7,7 +7,17 @@ from torch import Tensor
 
 
 class Status(IntEnum):
-    """How the solve of one batch element ended."""
+    """How the solve of one batch element ended.
+
+    Example:
+        With the `cell` of :class:`~pnp.cell.Cell`:
+
+        >>> import pnp
+        >>> few = pnp.StepControl(max_steps=3)
+        >>> found = pnp.solve_transient(cell, times=[1.0], step_control=few, throw=False)
+        >>> pnp.Status(int(found.status)), pnp.Status(int(found.status)).reason
+        (<Status.MAX_STEPS: 4>, 'used up the time steps allowed')
+    """
 
     CONVERGED = 0
     MAX_ITERATIONS = 1
@@ -35,6 +45,16 @@ class SolveError(RuntimeError):
 
     Attributes:
         status: :class:`Status` codes, shape `(*batch)`.
+
+    Example:
+        With the `cell` of :class:`~pnp.cell.Cell`:
+
+        >>> import pnp
+        >>> try:
+        ...     pnp.solve_transient(cell, times=[1.0], step_control=pnp.StepControl(max_steps=3))
+        ... except pnp.SolveError as error:
+        ...     print(str(error).splitlines()[0], error.status.tolist())
+        1 of 1 cells were not solved. 4
     """
 
     def __init__(self, message: str, status: Tensor) -> None:
@@ -43,7 +63,20 @@ class SolveError(RuntimeError):
 
 
 class UnderResolvedWarning(UserWarning):
-    """The grid is too coarse for a double layer; the solution may look smooth and be wrong."""
+    """The grid is too coarse for a double layer; the solution may look smooth and be wrong.
+
+    Example:
+        With the `cell` of :class:`~pnp.cell.Cell`:
+
+        >>> import warnings
+        >>> import pnp
+        >>> with warnings.catch_warnings(record=True) as caught:
+        ...     warnings.simplefilter("always")
+        ...     rest = pnp.solve_steady(cell, pnp.Grid.uniform(cell, 11))
+        ...
+        >>> print(str(caught[0].message).partition(":")[0])
+        The first spacing at a wall is 2.4 local Debye lengths in 1 of 1 cells
+    """
 
 
 def describe_failure(status: Tensor, progress: list[str], advice: str) -> str:

@@ -30,6 +30,10 @@ PLAY = (
     "this.textContent='\\u23f8';"
     "f.timer=setInterval(()=>{{s.value=(+s.value+1)%{count};s.dispatchEvent(new Event('input'))}},{pause})"
 )
+PAGE = (
+    '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    '<title>{title}</title><body style="margin:1.5rem;font-family:system-ui,sans-serif">{film}'
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -121,7 +125,7 @@ class Film:
         path = film_path(path)
         with replacing(path) as temporary:
             if path.suffix == ".html":
-                page = f'<!doctype html><meta charset="utf-8"><title>{html.escape(path.stem)}</title>{self.html()}'
+                page = PAGE.format(title=html.escape(path.stem), film=self.html())
                 temporary.write_text(page, encoding="utf-8")
             else:
                 self._write_gif(temporary)
@@ -148,6 +152,6 @@ def _small(pixels: memoryview) -> bytes:
     from PIL import Image
 
     written = io.BytesIO()
-    image = Image.fromarray(np.asarray(pixels)[..., :3]).quantize(COLOURS, Image.Quantize.FASTOCTREE)
+    image = Image.fromarray(np.asarray(pixels)[..., :3]).quantize(COLOURS, Image.Quantize.MAXCOVERAGE)
     image.save(written, format="PNG", optimize=True)
     return written.getvalue()

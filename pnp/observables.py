@@ -75,7 +75,17 @@ def debye_length(subject: Electrolyte | Cell | Solution, concentrations: Quantit
 
 
 def charge_density(solution: Solution) -> Tensor:
-    r"""Charge density :math:`\rho = F(\sum_i z_i c_i + \rho_\mathrm{fixed})` [C m⁻³], `(*batch, node)`."""
+    r"""Charge density :math:`\rho = F(\sum_i z_i c_i + \rho_\mathrm{fixed})` [C m⁻³], `(*batch, node)`.
+
+    Example:
+        With the `cell` of :class:`~pnp.cell.Cell`:
+
+        >>> import pnp
+        >>> rest = pnp.solve_steady(cell)
+        >>> density = pnp.charge_density(rest)
+        >>> f"{float(density[0]):.2f} at the positive electrode, {float(density[-1]):.2f} at the negative one"
+        '-6.22 at the positive electrode, 6.22 at the negative one'
+    """
     cell = solution.cell
     valences = solution.over_time(cell.electrolyte.valences, trailing=1).unsqueeze(-2)
     mobile = (valences @ solution.concentrations).squeeze(-2)
@@ -83,7 +93,16 @@ def charge_density(solution: Solution) -> Tensor:
 
 
 def electric_field(solution: Solution) -> Tensor:
-    r"""Electric field :math:`E = -\partial_x\phi` [V m⁻¹] on the edges, `(*batch, edge)`."""
+    r"""Electric field :math:`E = -\partial_x\phi` [V m⁻¹] on the edges, `(*batch, edge)`.
+
+    Example:
+        With the `cell` of :class:`~pnp.cell.Cell`:
+
+        >>> import pnp
+        >>> field = pnp.electric_field(pnp.solve_steady(cell))
+        >>> tuple(field.shape), f"{float(field[0]):.1f} at the wall, {float(field[100]):.2f} in the middle"
+        ((200,), '30.5 at the wall, 0.07 in the middle')
+    """
     return -solution.potential.diff(dim=-1) / solution.over_time(solution.grid.spacings, trailing=1)
 
 
@@ -91,6 +110,15 @@ def ion_flux(solution: Solution) -> Tensor:
     r"""Ion fluxes :math:`J_i` [mol m⁻² s⁻¹], positive to the right, `(*batch, species, edge)`.
 
     The Scharfetter-Gummel fluxes of the scheme itself, so that their divergence is what the ions do.
+
+    Example:
+        With the `cell` of :class:`~pnp.cell.Cell`:
+
+        >>> import pnp
+        >>> charging = pnp.solve_transient(cell, times=[0.01])
+        >>> flux = pnp.ion_flux(charging)
+        >>> tuple(flux.shape), [f"{value:+.3f}" for value in flux[0, :, 100].tolist()]  # cations go right
+        ((1, 2, 200), ['+3.190', '-3.189'])
     """
     electrolyte = solution.cell.electrolyte
     spacings = solution.over_time(solution.grid.spacings, trailing=1).unsqueeze(-2)
@@ -120,6 +148,17 @@ def current_density(solution: Solution) -> Tensor:
 
     References:
         Shockley, J. Appl. Phys. 9, 635 (1938); Ramo, Proc. IRE 27, 584 (1939).
+
+    Example:
+        With the `cell` of :class:`~pnp.cell.Cell`:
+
+        >>> import pnp
+        >>> charging = pnp.solve_transient(cell, times=[0.001, 0.1, 1.0])
+        >>> current = pnp.current_density(charging)
+        >>> [f"{value:.4f}" for value in current[:, 0].tolist()]
+        ['7.3943', '0.5334', '0.0000']
+        >>> bool((current - current[:, :1]).abs().max() < 1e-9)  # the same on every edge
+        True
     """
     cell = solution.cell
     valences = solution.over_time(cell.electrolyte.valences, trailing=1).unsqueeze(-1)
@@ -159,6 +198,16 @@ def electrode_potential(solution: Solution) -> Ends:
 
     What was given or, where a current was given, :math:`\phi + \sigma/C_S`. Of a reservoir its own, of a
     charged wall that of its surface.
+
+    Example:
+        With the `cell` of :class:`~pnp.cell.Cell`:
+
+        >>> import pnp
+        >>> from dataclasses import replace
+        >>> driven = replace(cell, left=pnp.Electrode(current=1.0), right=pnp.Electrode(potential=0.0))
+        >>> charging = pnp.solve_transient(driven, times=[0.01, 0.1, 0.2])
+        >>> [f"{value:.2f}" for value in pnp.electrode_potential(charging).left.tolist()]
+        ['0.49', '1.80', '3.15']
     """
     charge = surface_charge(solution)
     ends = []
@@ -174,6 +223,18 @@ def reaction_rate(solution: Solution) -> Ends:
     r"""What electrode reactions make of every species [mol m⁻² s⁻¹], at the left and right end, `(*batch, species)`.
 
     Negative where a species is used up; zero at an end without reactions.
+
+    Example:
+        >>> import pnp
+        >>> copper = pnp.Species("Cu2+", valence=2, diffusivity=0.7e-9)
+        >>> sulphate = pnp.Species("SO4", valence=-2, diffusivity=1.1e-9)
+        >>> reaction = pnp.ElectrodeReaction({"Cu2+": 1}, {}, rate_constant=1e-5)
+        >>> metal = dict(stern_capacitance=0.2, reactions=[reaction])
+        >>> ends = dict(left=pnp.Electrode(potential=-0.02, **metal), right=pnp.Electrode(potential=0.0, **metal))
+        >>> plating = pnp.Cell(pnp.Electrolyte([copper, sulphate]), length=5e-6, concentrations=10.0, **ends)
+        >>> rate = pnp.reaction_rate(pnp.solve_steady(plating))
+        >>> [f"{float(one[0]):.1e}" for one in (rate.left, rate.right)]  # mol/(m² s): dissolved on the right
+        ['-8.9e-04', '8.9e-04']
     """
     zero = torch.zeros_like(solution.concentrations[..., 0])
     rates = []
@@ -208,18 +269,45 @@ def surface_charge(solution: Solution) -> SurfaceCharge:
 
 
 def total_charge(solution: Solution) -> Tensor:
-    r"""Charge of the ions and of fixed charge per area, :math:`\int\rho\,dx` [C m⁻²], `(*batch)`."""
+    r"""Charge of the ions and of fixed charge per area, :math:`\int\rho\,dx` [C m⁻²], `(*batch)`.
+
+    Example:
+        With the `cell` of :class:`~pnp.cell.Cell`:
+
+        >>> import pnp
+        >>> charging = pnp.solve_transient(cell, times=[0.01, 1.0])
+        >>> bool(pnp.total_charge(charging).abs().max() < 1e-12)  # a closed, neutral cell stays neutral
+        True
+    """
     return (solution.over_time(solution.grid.volumes, trailing=1) * charge_density(solution)).sum(-1)
 
 
 def diffuse_charge(solution: Solution) -> Tensor:
-    r"""Magnitude of the separated charge per area, :math:`\tfrac12\int|\rho|\,dx` [C m⁻²], `(*batch)`."""
+    r"""Magnitude of the separated charge per area, :math:`\tfrac12\int|\rho|\,dx` [C m⁻²], `(*batch)`.
+
+    Example:
+        With the `cell` of :class:`~pnp.cell.Cell`:
+
+        >>> import pnp
+        >>> charging = pnp.solve_transient(cell, times=[0.01, 0.1, 1.0])
+        >>> [f"{value:.4f}" for value in pnp.diffuse_charge(charging).tolist()]
+        ['0.0728', '0.2778', '0.3072']
+    """
     volumes = solution.over_time(solution.grid.volumes, trailing=1)
     return (volumes * charge_density(solution).abs()).sum(-1) / 2
 
 
 def amounts(solution: Solution) -> Tensor:
-    r"""Amounts per area, :math:`\int c_i\,dx` [mol m⁻²], `(*batch, species)`."""
+    r"""Amounts per area, :math:`\int c_i\,dx` [mol m⁻²], `(*batch, species)`.
+
+    Example:
+        With the `cell` of :class:`~pnp.cell.Cell`:
+
+        >>> import pnp
+        >>> charging = pnp.solve_transient(cell, times=[0.01, 1.0])
+        >>> pnp.amounts(charging).round(decimals=12).tolist()  # at both times, of both ions
+        [[1.0, 1.0], [1.0, 1.0]]
+    """
     volumes = solution.over_time(solution.grid.volumes, trailing=1).unsqueeze(-2)
     return (volumes * solution.concentrations).sum(-1)
 
@@ -236,6 +324,14 @@ def free_energy(solution: Solution) -> Tensor:
     ions). Concentrations are in mol m⁻³ (or in the dimensionless unit) inside the logarithm. The last
     term is the work of the sources that hold the potentials; with it, :math:`\mathcal F` never increases in
     a cell with blocking ends at constant potentials, and the equilibrium is its minimum.
+
+    Example:
+        With the `cell` of :class:`~pnp.cell.Cell`:
+
+        >>> import pnp
+        >>> charging = pnp.solve_transient(cell, times=[0.0, 0.01, 0.1, 1.0])
+        >>> [f"{value:.3f}" for value in pnp.free_energy(charging).tolist()]  # it falls
+        ['-2.080', '-2.304', '-2.587', '-2.592']
     """
     cell = solution.cell
     volumes = solution.over_time(solution.grid.volumes, trailing=1)

@@ -99,6 +99,15 @@ def plot_space_time(
     """Concentration of one species over position and (logarithmic) time.
 
     Raises ValueError for a steady state, or a species the electrolyte does not have.
+
+    Example:
+        With the `cell` of :class:`~pnp.cell.Cell`:
+
+        >>> import pnp
+        >>> charging = pnp.solve_transient(cell, times=[0.01, 0.02, 0.05, 0.1])
+        >>> ax = pnp.plotting.plot_space_time(charging, "+")
+        >>> ax.get_xlabel(), ax.get_ylabel()
+        ('position (L)', 'time (L² / D)')
     """
     _need_times(solution, "plot_space_time")
     from matplotlib.colors import LogNorm
@@ -137,6 +146,15 @@ def plot_current(solution: Solution, *, element: int = 0, ax: "Axes | None" = No
     """Magnitude of the current density through the left electrode over time, both logarithmic.
 
     Raises ValueError for a steady state.
+
+    Example:
+        With the `cell` of :class:`~pnp.cell.Cell`:
+
+        >>> import pnp
+        >>> charging = pnp.solve_transient(cell, times=[0.01, 0.02, 0.05, 0.1])
+        >>> ax = pnp.plotting.plot_current(charging)
+        >>> ax.get_xlabel(), ax.get_ylabel()
+        ('time (L² / D)', 'current density (F D c / L)')
     """
     _need_times(solution, "plot_current")
     ax = _axes(ax)
@@ -179,6 +197,14 @@ def animate_profiles(
     Raises:
         ValueError: Captions of another number, `first` out of range, another suffix than `.gif` and `.html`, or
             a rate that is not positive.
+
+    Example:
+        With the `cell` of :class:`~pnp.cell.Cell`:
+
+        >>> import pnp
+        >>> charging = pnp.solve_transient(cell, times=[0.0, 0.01, 0.1])
+        >>> pnp.plotting.animate_profiles(charging, "charging.html")
+        Film of 3 pictures
     """
     from matplotlib.figure import Figure
 

@@ -1,11 +1,11 @@
 """Turns a number of the user's into a checked float64 tensor."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-Quantity = Any
+Quantity = Annotated[Any, "Quantity"]
 """A number, a sequence of numbers or a tensor with leading batch axes, before it is checked; a float64
 tensor after. (Typed loosely because a dataclass field has one type for what it takes and what it holds.)"""
 

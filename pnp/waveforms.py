@@ -29,6 +29,13 @@ class Waveform:
 
     Raises:
         ValueError: `low` above `high`, or numbers that are not finite.
+
+    Example:
+        >>> import pnp
+        >>> import torch
+        >>> decay = pnp.Waveform(lambda time, within: 0.1 * torch.exp(-time / 1e-3), low=0.0, high=0.1)
+        >>> f"{float(decay(1e-3)):.4f} V, {float(decay.rate(torch.tensor(1e-3))):.1f} V/s"
+        '0.0368 V, -36.8 V/s'
     """
 
     function: Function
@@ -73,7 +80,14 @@ class Waveform:
 
 
 def step(before: Quantity, after: Quantity, *, at: Quantity) -> Waveform:
-    """Jump from `before` to `after` at the time `at` [s], each `(*batch)`."""
+    """Jump from `before` to `after` at the time `at` [s], each `(*batch)`.
+
+    Example:
+        >>> import pnp
+        >>> switched = pnp.step(0.0, 0.1, at=1e-3)
+        >>> [float(switched(t)) for t in (0.0, 0.9e-3, 1e-3)]
+        [0.0, 0.0, 0.1]
+    """
     before, after = as_quantity(before, "step: before"), as_quantity(after, "step: after")
     at = as_quantity(at, "step: at", at_least=0.0)
 
@@ -87,6 +101,12 @@ def piecewise_linear(times: Quantity, values: Quantity) -> Waveform:
     """Straight lines through `values` `(*batch, point)` at increasing `times` [s] `(*batch, point)`.
 
     Constant before the first and after the last point. Raises ValueError for times that do not increase.
+
+    Example:
+        >>> import pnp
+        >>> hold = pnp.piecewise_linear([0.0, 1.0, 2.0, 3.0], [0.0, 0.1, 0.1, 0.0])
+        >>> [round(float(hold(t)), 3) for t in (0.5, 1.5, 2.5)]
+        [0.05, 0.1, 0.05]
     """
     times, values = torch.broadcast_tensors(
         as_quantity(times, "piecewise_linear: times"), as_quantity(values, "piecewise_linear: values")
@@ -108,7 +128,14 @@ def piecewise_linear(times: Quantity, values: Quantity) -> Waveform:
 
 
 def ramp(start: Quantity, end: Quantity, *, duration: Quantity) -> Waveform:
-    """A straight line from `start` at time 0 to `end` after `duration` [s], constant from then on."""
+    """A straight line from `start` at time 0 to `end` after `duration` [s], constant from then on.
+
+    Example:
+        >>> import pnp
+        >>> slow = pnp.ramp(0.0, 0.1, duration=2.0)
+        >>> [float(slow(t)) for t in (0.0, 1.0, 3.0)]
+        [0.0, 0.05, 0.1]
+    """
     duration = as_quantity(duration, "ramp: duration", above=0.0)
     start, end, duration = torch.broadcast_tensors(
         as_quantity(start, "ramp: start"), as_quantity(end, "ramp: end"), duration
@@ -145,7 +172,14 @@ def triangle(start: Quantity, vertex: Quantity, *, rate: Quantity, cycles: int =
 def sine(
     amplitude: Quantity, frequency: Quantity, *, offset: Quantity = 0.0, phase: Quantity = 0.0
 ) -> Waveform:
-    """`offset + amplitude sin(2π frequency t + phase)`, with the frequency in Hz, each `(*batch)`."""
+    """`offset + amplitude sin(2π frequency t + phase)`, with the frequency in Hz, each `(*batch)`.
+
+    Example:
+        >>> import pnp
+        >>> wave = pnp.sine(0.05, 100.0, offset=0.1)
+        >>> [round(float(wave(t)), 3) for t in (0.0, 0.0025, 0.0075)]
+        [0.1, 0.15, 0.05]
+    """
     amplitude, offset = as_quantity(amplitude, "sine: amplitude"), as_quantity(offset, "sine: offset")
     frequency = as_quantity(frequency, "sine: frequency", above=0.0)
     phase = as_quantity(phase, "sine: phase")

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import pnp
-from benchmarks import cells
+from benchmarks import cells, choices
 from benchmarks.expert import Expert, graded_nodes
+from pnp.solvers import rosenbrock
 from tests.problems import Canonical
 from tests.spectral import SpectralCell, two_sided
 
@@ -65,3 +66,22 @@ def test_cells_have_the_charge_that_is_called_exact():
     solution = pnp.solve_steady(cells.cell_of(**cells.as_parameters(voltages, debye)))
     found = pnp.diffuse_charge(solution).numpy() / 2
     assert found == pytest.approx(cells.exact_charges(voltages, debye), rel=1e-3)
+
+
+NOW = rosenbrock.SHARE, rosenbrock.REACHED, rosenbrock.REMEMBERED
+
+
+@pytest.mark.parametrize(
+    ("method", "order"), [(choices.RODAS3, 3), (choices.RODAS4, 4), (choices.RODAS4P, 4), (NOW, 4)]
+)
+def test_rosenbrock_methods_are_of_their_order(method, order):
+    """On y' = y: half the step, a 2^(order + 1)th of the error."""
+    share, reached, remembered = method
+    errors = []
+    for step in (0.04, 0.02):
+        increments: list[float] = []
+        for a, c in zip(reached, remembered, strict=True):
+            at = 1 + np.dot(a, increments)
+            increments.append(share * (step * at + np.dot(c, increments)) / (1 - share * step))
+        errors.append(abs(at + increments[-1] - math.exp(step)))
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order + 1, abs=0.2)

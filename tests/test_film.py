@@ -13,7 +13,7 @@ from PIL import Image
 
 import pnp
 from pnp.film import Film
-from pnp.palette import ANION, CATION
+from pnp.palette import ANION, CATION, GROUND, LIMIT, MODALITIES, SEQUENTIAL
 from pnp.plotting import animate_profiles
 
 matplotlib.use("agg")
@@ -54,6 +54,22 @@ def test_pictures_have_the_colours_that_were_drawn():
     assert rgb(CATION) in colours(first)
     assert rgb(CATION) not in colours(second)
     assert rgb(ANION) in colours(second)
+
+
+def test_thin_lines_keep_their_colours_beside_shades():
+    """A picture has few colours, and a choice of them by area alone would give all to the shades."""
+    figure = Figure(figsize=(4, 3), dpi=60)
+    ax = figure.subplots()
+    drawn = (CATION, ANION, GROUND, LIMIT, *MODALITIES)
+    for height, color in enumerate(drawn):
+        ax.plot([0, 1], [height, height + 1], color=color, lw=1.5)
+    ax.imshow(np.linspace(0, 1, 200)[None], extent=(0, 1, -4, -1), aspect="auto", cmap=SEQUENTIAL)
+    ax.set_ylim(-4, 12)
+    (picture,) = Film.of(figure, lambda index: None, [""]).pictures
+    shown = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")).reshape(-1, 3).astype(int)
+    for color in drawn:
+        assert np.abs(shown - rgb(color)).max(-1).min() < 15, color
+    assert shown[0].tolist() == [255, 255, 255]  # as the page around it
 
 
 def test_a_gif_moves(tmp_path):

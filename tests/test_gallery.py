@@ -17,7 +17,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 # The same figures of less, because two of them take half a minute.
 QUICK = {
     "cyclic_voltammogram": {"RATES": (8.0,), "MOMENTS": 11},
-    "migration_of_six_views": {"VIEWS": ("lower_left", "frequencies"), "MOMENTS": 6},
+    "migration_of_six_views": {"VIEWS": ("lower_left", "frequencies"), "MOMENTS": 6, "NODES": 15},
     "subspaces_before_and_after_training": {"EPOCHS": 2},
 }
 

@@ -53,7 +53,7 @@ def commands(text):
 EXAMPLES = {name: python_blocks(text) for name, text in TEXTS.items()}
 
 STANDS_IN = {
-    "docs/grounded.md": [("Recipe(extractor=64)", "Recipe(epochs=1, extractor=8)")],
+    "docs/grounded.md": [("Recipe(extractor=64)", "Recipe(epochs=1, extractor=6)")],  # few: compiled
     "docs/howto/gpu.md": [('"cuda"', '"cpu"')],
     "docs/howto/many_cells.md": [("10_000", "100")],
     "docs/howto/watch_migration.md": [

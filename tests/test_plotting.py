@@ -119,7 +119,7 @@ def subspaces():
 
 def test_pictures_of_migration(subspaces):
     channels = subspaces.channels["frequencies"]
-    way = migrate(channels.cell, nodes=41, relative=1e-2)
+    way = migrate(channels.cell, nodes=21, relative=1e-2, times=torch.logspace(-5, 0.3, 11).double())
     ax = plot_migration(channels, way, title="frequencies")
     assert labelled(ax)
     assert ax.get_title().startswith("frequencies: 20 channels, total charge")

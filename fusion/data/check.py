@@ -49,6 +49,17 @@ def check_file(path: Path | str) -> list[Finding]:
         FileNotFoundError: No such file.
         ValueError: Not an archive at all.
         ModuleNotFoundError: A `.safetensors` file without the library installed.
+
+    Example:
+        >>> import fusion
+        >>> import numpy as np
+        >>> np.savez("mine.npz", audio=np.arange(120.0).reshape(30, 4), label=np.arange(30) % 2)
+        >>> for finding in fusion.check_file("mine.npz"):
+        ...     print(finding)
+        found    'audio': 30 × 4 (samples × channels), float64
+        wrong    one modality: fusion needs two or more. Add another array of as many samples.
+        found    label: 2 classes of 15 to 15 samples
+        found    no split: 60/20/20 per cent will be drawn by each seed
     """
     path = Path(path)
     if not path.is_file():

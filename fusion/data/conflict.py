@@ -27,6 +27,13 @@ def with_conflicts(
     Raises:
         ValueError: Labels that are no classes, a part of the split with a single class, a fraction out of
             range or an unknown modality.
+
+    Example:
+        >>> import fusion
+        >>> data, _ = fusion.shared_private(100, {"a": 8, "b": 6}, shared=2, private=2, seed=0)
+        >>> mixed = fusion.with_conflicts(data, seed=0)
+        >>> mixed.label.bincount().tolist()  # half of the samples got one modality of another class
+        [50, 50]
     """
     if features.task != "classification" or features.label is None:
         raise ValueError(f"label must hold classes to make conflicts of, got {features.task or 'no label'}.")

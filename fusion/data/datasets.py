@@ -37,6 +37,12 @@ def digits_two_views(coefficients: int = 20) -> Features:
 
     References:
         | E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI (1998), CC BY 4.0
+
+    Example:
+        >>> import fusion
+        >>> digits = fusion.digits_two_views()
+        >>> digits.dims, len(digits)
+        ({'pixels': 32, 'frequencies': 20}, 1797)
     """
     if not 1 <= coefficients <= 32:
         raise ValueError(f"coefficients must be between 1 and 32, got {coefficients}.")
@@ -77,6 +83,11 @@ def digits_views(views: Sequence[str] = VIEWS[:4]) -> Features:
     References:
         | E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI (1998), CC BY 4.0
         | N. Dalal and B. Triggs, Histograms of Oriented Gradients, CVPR (2005)
+
+    Example:
+        >>> import fusion
+        >>> fusion.digits_views().dims
+        {'upper_left': 16, 'upper_right': 16, 'lower_left': 16, 'lower_right': 16}
     """
     check_selection(views, VIEWS)
     digits = require("sklearn.datasets").load_digits()
@@ -128,7 +139,7 @@ def shared_private(
     r"""Modalities with known shared and private latents.
 
     .. math::
-        f_m = A_m s + \sum_{n \ne m} D_{mn} q_{mn} + B_m p_m + \sigma e_m, \qquad y = \arg\max_k (C z)_k
+        f_m = A_m s + \sum_{n \ne m} D_{mn} q_{mn} + B_m p_m + \sigma e_m, \qquad y = \operatorname{argmax}_k (C z)_k
 
     with :math:`s \in \mathbb{R}^{k_s}` common to all modalities, :math:`q_{mn} = q_{nm} \in \mathbb{R}^{k_q}` to
     two of them, :math:`p_m \in \mathbb{R}^{k_p}` of one only, and all latents and noise standard normal. The

@@ -40,6 +40,14 @@ def load_features(path: Path | str, modalities: Sequence[str] | None = None) -> 
         ValueError: Not such an archive, a damaged array, an array of objects or of text, a modality that is
             missing, or anything :class:`Features` finds wrong; the text begins with the path.
         ModuleNotFoundError: A `.safetensors` file without the library installed.
+
+    Example:
+        >>> import fusion
+        >>> import numpy as np
+        >>> np.savez("mine.npz", audio=np.ones((30, 4)), video=np.ones((30, 6)), label=np.arange(30) % 2)
+        >>> features = fusion.load_features("mine.npz")
+        >>> features.dims, len(features)
+        ({'audio': 4, 'video': 6}, 30)
     """
     path = Path(path)
     if not path.is_file():
@@ -57,6 +65,13 @@ def save_features(path: Path | str, features: Features) -> None:
     Raises:
         ValueError: Another suffix, or a modality whose name means something else in the file.
         ModuleNotFoundError: A `.safetensors` file without the library installed.
+
+    Example:
+        >>> import fusion
+        >>> data, _ = fusion.shared_private(100, {"a": 8, "b": 6}, shared=2, private=2, seed=0)
+        >>> fusion.save_features("mine.npz", data)
+        >>> fusion.load_features("mine.npz").dims
+        {'a': 8, 'b': 6}
     """
     path = Path(path)
     arrays = _named_arrays(features)

@@ -40,6 +40,14 @@ class Comparison:
         baselines: The layers among them that are baselines.
         diagnostics: Layer → figure → one value for each seed, where they were asked for.
         task: What was learnt.
+
+    Example:
+        >>> import fusion
+        >>> data, _ = fusion.shared_private(500, {"a": 8, "b": 6}, shared=2, private=2, seed=0)
+        >>> quick = fusion.Recipe(epochs=1)
+        >>> found = fusion.compare(data, ["gmf", "sum"], recipe=quick, seeds=2, progress=False)
+        >>> found.table().splitlines()[0], len(found.rows())
+        ('| layer | parameters | MFLOP | time | all | incomplete |', 24)
     """
 
     scores: dict[str, dict[str, dict[str, list[float]]]]

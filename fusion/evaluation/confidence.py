@@ -29,6 +29,15 @@ class Confidence:
 
     References:
         J. Platt, Probabilistic Outputs for Support Vector Machines, Advances in Large Margin Classifiers (1999)
+
+    Example:
+        >>> import fusion
+        >>> data, _ = fusion.shared_private(500, {"a": 8, "b": 6}, shared=2, private=2, seed=0)
+        >>> data = data.with_split(0)
+        >>> run = fusion.train("sum", data, recipe=fusion.Recipe(epochs=1), seed=0, progress=False)
+        >>> confidence = fusion.Confidence(run, slope=1.0, offset=0.0)  # what the model claims, as it is
+        >>> tuple(confidence(data.test).shape)
+        (100,)
     """
 
     run: Run
@@ -52,6 +61,15 @@ def calibrate(run: Run, features: Features, *, part: str = "validation") -> Conf
         ValueError: Another task, decisions that are all right or all wrong, or anything
             :func:`~fusion.evaluation.scores.evaluate` finds wrong.
         ModuleNotFoundError: scikit-learn is not installed.
+
+    Example:
+        >>> import fusion
+        >>> data, _ = fusion.shared_private(500, {"a": 8, "b": 6}, shared=2, private=2, seed=0)
+        >>> data = data.with_split(0)
+        >>> run = fusion.train("sum", data, recipe=fusion.Recipe(epochs=3), seed=0, progress=False)
+        >>> confidence = fusion.calibrate(run, data)(data.test)
+        >>> tuple(confidence.shape), bool((confidence > 0).all() and (confidence < 1).all())
+        ((100,), True)
     """
     if not run.task.classifies:
         raise ValueError(f"calibrate: only a classification can be right or wrong, got a {run.task.kind}.")
@@ -91,6 +109,13 @@ def calibration_error(confidence: Tensor, right: Tensor, *, bins: int = 10) -> f
 
     Raises:
         ValueError: No samples, fewer than one bin or more than samples, or shapes that differ.
+
+    Example:
+        >>> import fusion
+        >>> import torch
+        >>> right = torch.arange(100) % 10 < 7  # seven of ten
+        >>> f"{fusion.calibration_error(torch.full((100,), 0.9), right, bins=1):.1f}"  # who claims nine is off by two
+        '0.2'
     """
     if confidence.shape != right.shape or confidence.ndim != 1 or not 1 <= bins <= len(confidence):
         raise ValueError(

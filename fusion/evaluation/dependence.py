@@ -24,6 +24,14 @@ def explained_variance(inputs: Tensor, targets: Tensor, *, folds: int = 5) -> fl
     Raises:
         ValueError: Fewer samples than folds, or other numbers of samples.
         ModuleNotFoundError: scikit-learn is not installed.
+
+    Example:
+        >>> import fusion
+        >>> data, latents = fusion.shared_private(500, {"a": 8, "b": 6}, shared=2, private=2, seed=0)
+        >>> f"{fusion.explained_variance(data.modalities['a'], latents['shared']):.2f}"  # what is shared, from a
+        '0.95'
+        >>> f"{fusion.explained_variance(data.modalities['a'], latents['private b']):.2f}"  # what is b's own, from a
+        '0.00'
     """
     x, y = _arrays(inputs, targets, folds)
     spread = ((y - y.mean(axis=0)) ** 2).sum()
@@ -52,6 +60,14 @@ def mutual_information(first: Tensor, second: Tensor, *, folds: int = 5) -> floa
     Raises:
         ValueError: Fewer samples than folds, or other numbers of samples.
         ModuleNotFoundError: scikit-learn is not installed.
+
+    Example:
+        >>> import fusion
+        >>> import torch
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> x, noise = torch.randn(2, 4000, 1, generator=generator)
+        >>> f"{fusion.mutual_information(x, x + noise):.2f} nats"  # exact: ln(2) / 2 = 0.35
+        '0.33 nats'
     """
     x, y = _arrays(first, second, folds)
     found = np.zeros(min(x.shape[1], y.shape[1]))

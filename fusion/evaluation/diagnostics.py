@@ -35,6 +35,14 @@ def diagnose(run: Run, features: Features, alone: Mapping[str, float] | None = N
     Raises:
         ValueError: A modality of the run that is missing, or no sample that has all.
         ModuleNotFoundError: scikit-learn is not installed.
+
+    Example:
+        >>> import fusion
+        >>> data, _ = fusion.shared_private(500, {"a": 8, "b": 6}, shared=2, private=2, seed=0)
+        >>> data = data.with_split(0)
+        >>> run = fusion.train("gmf", data, recipe=fusion.Recipe(epochs=1), seed=0, progress=False)
+        >>> sorted(fusion.diagnose(run, data))
+        ['R²', 'gradient alignment', 'mutual information', 'origin of invariant', 'origin of specific']
     """
     found = {}
     if alone is not None:

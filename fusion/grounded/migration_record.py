@@ -84,6 +84,14 @@ class MigrationRecord:
     Attributes:
         epochs: Their numbers, ascending; 0 is before training.
         courses: `{modality: Course}`, an entry for every epoch.
+
+    Example:
+        >>> import fusion
+        >>> data, _ = fusion.shared_private(200, {"a": 8, "b": 6}, shared=2, private=2, seed=0)
+        >>> recorder = fusion.MigrationRecorder()
+        >>> recorder.add(0, data.modalities)
+        >>> tuple(recorder.record.courses["a"].valences.shape)  # epochs, channels
+        (1, 8)
     """
 
     epochs: tuple[int, ...]
@@ -125,7 +133,17 @@ EMPTY = MigrationRecord((), {})
 
 
 def save_migration(path: Path | str, record: MigrationRecord) -> None:
-    """Write a record to an `.npz` file; an existing file is replaced atomically. Raises ValueError: another suffix."""
+    """Write a record to an `.npz` file; an existing file is replaced atomically. Raises ValueError: another suffix.
+
+    Example:
+        >>> import fusion
+        >>> data, _ = fusion.shared_private(200, {"a": 8, "b": 6}, shared=2, private=2, seed=0)
+        >>> recorder = fusion.MigrationRecorder()
+        >>> recorder.add(0, data.modalities)
+        >>> fusion.save_migration("way.npz", recorder.record)
+        >>> list(fusion.load_migration("way.npz").courses)
+        ['a', 'b']
+    """
     arrays = {"epochs": np.array(record.epochs, dtype=np.int64), "modalities": np.array(list(record.courses))}
     for index, course in enumerate(record.courses.values()):
         arrays |= {f"{index}.{key}": values.numpy() for key, values in vars(course).items()}
@@ -139,6 +157,14 @@ def load_migration(path: Path | str) -> MigrationRecord:
     Raises:
         FileNotFoundError: No such file.
         ValueError: Another suffix, a damaged file, or one of something else.
+
+    Example:
+        >>> import fusion
+        >>> data, _ = fusion.shared_private(200, {"a": 8, "b": 6}, shared=2, private=2, seed=0)
+        >>> recorder = fusion.MigrationRecorder("way.npz")
+        >>> recorder.add(0, data.modalities)
+        >>> list(fusion.load_migration("way.npz").epochs)
+        [0]
     """
     path = _checked(path)
     if not path.is_file():

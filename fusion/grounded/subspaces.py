@@ -25,6 +25,13 @@ class Channels(Ions):
         basis: Orthonormal directions in whitened coordinates, `(l, l)`, one per row; channel *j* of whitened
             features *v* is `basis[j] @ v`. They diagonalise the predictability, best predicted first.
         frame: Orthonormal columns `(l, l*)` that turn the invariant channels into the common coordinates.
+
+    Example:
+        >>> import fusion
+        >>> data, _ = fusion.shared_private(2000, {"a": 8, "b": 6}, shared=2, private=2, seed=0)
+        >>> channels = fusion.dissociate(data.modalities).channels["a"]
+        >>> [round(gate, 2) for gate in channels.gates.tolist()]
+        [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
     """
 
     basis: Tensor
@@ -43,6 +50,15 @@ class Subspaces:
     Attributes:
         coherence: Joint second-order statistics of the features.
         channels: `{name: Channels}`.
+
+    Example:
+        >>> import fusion
+        >>> data, _ = fusion.shared_private(2000, {"a": 8, "b": 6}, shared=2, private=2, seed=0)
+        >>> found = fusion.dissociate(data.modalities)
+        >>> invariant, specific = found.split(data.modalities)
+        >>> back = found.reconstruct(invariant, specific)
+        >>> bool((back["a"] - data.modalities["a"]).abs().max() < 1e-5)
+        True
     """
 
     coherence: Coherence

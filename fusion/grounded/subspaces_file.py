@@ -30,6 +30,15 @@ def save_subspaces(path: Path | str, subspaces: Subspaces) -> None:
     Raises:
         ValueError: Another suffix.
         ModuleNotFoundError: safetensors is not installed.
+
+    Example:
+        >>> import fusion
+        >>> data, _ = fusion.shared_private(2000, {"a": 8, "b": 6}, shared=2, private=2, seed=0)
+        >>> fusion.save_subspaces("found.safetensors", fusion.dissociate(data.modalities))
+        >>> print(fusion.load_subspaces("found.safetensors"))
+        2 modalities, 2000 samples
+          a: 8 channels, 2.0 of them invariant (noise level 0.011, total charge +1.87)
+          b: 6 channels, 2.0 of them invariant (noise level 0.011, total charge +1.90)
     """
     path = _checked(path)
     tensors = {"coherence": subspaces.coherence.matrix}
@@ -64,6 +73,15 @@ def load_subspaces(path: Path | str, *, device: torch.device | str = "cpu") -> S
         ValueError: Another suffix, a damaged file, one of something else or of a later version, or tensors that do
             not fit each other.
         ModuleNotFoundError: safetensors is not installed.
+
+    Example:
+        >>> import fusion
+        >>> data, _ = fusion.shared_private(2000, {"a": 8, "b": 6}, shared=2, private=2, seed=0)
+        >>> found = fusion.dissociate(data.modalities)
+        >>> fusion.save_subspaces("found.safetensors", found)
+        >>> again = fusion.load_subspaces("found.safetensors")
+        >>> bool((again.channels["a"].gates == found.channels["a"].gates).all())
+        True
     """
     path = _checked(path)
     if not path.is_file():

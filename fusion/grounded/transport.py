@@ -150,6 +150,16 @@ def migrate(
     """The channels on their way: a transient from the mixed state, times in diffusion times of the cell.
 
     Default times: 40, logarithmically from before the fastest channel moves until all have settled.
+
+    Example:
+        With the `cell` of :class:`~pnp.cell.Cell`:
+
+        >>> import fusion
+        >>> data, _ = fusion.shared_private(2000, {"a": 6, "b": 5}, shared=2, private=2, seed=0)
+        >>> channels = fusion.dissociate(data.modalities).channels["a"]
+        >>> way = fusion.migrate(channels.cell, times=[0.001, 0.1, 10.0], nodes=31)
+        >>> tuple(way.concentrations.shape)  # moments, channels, nodes
+        (3, 6, 31)
     """
     if times is None:
         potentials = (getattr(end, "potential", None) for end in (cell.left, cell.right))

@@ -37,6 +37,15 @@ class CrossAttention(FusionLayer):
     References:
         | Y.-H. H. Tsai et al., Multimodal Transformer for Unaligned Multimodal Language Sequences,
           arXiv:1906.00295 (2019)
+
+    Example:
+        >>> import fusion
+        >>> import torch
+        >>> layer = fusion.CrossAttention({"audio": 32, "video": 64})
+        >>> speech = {"audio": torch.randn(8, 50, 32), "video": torch.randn(8, 64)}
+        >>> out = layer(speech, lengths={"audio": torch.full((8,), 20)})
+        >>> {name: tuple(part.shape) for name, part in out.fused.items()}
+        {'audio': (8, 128), 'video': (8, 128)}
     """
 
     tokens = True

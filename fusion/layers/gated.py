@@ -31,6 +31,14 @@ class GatedFusion(FusionLayer):
 
     References:
         | J. Arevalo et al., Gated Multimodal Units for Information Fusion, arXiv:1702.01992 (2017)
+
+    Example:
+        >>> import fusion
+        >>> import torch
+        >>> layer = fusion.GatedFusion({"audio": 32, "video": 64}, width=16)
+        >>> features = {"audio": torch.randn(8, 32), "video": torch.randn(8, 64)}
+        >>> bool(layer(features).fused["gated"].abs().max() < 2)  # a sum of two gated tanh
+        True
     """
 
     def __init__(self, dims: Mapping[str, int], *, width: int = 128) -> None:

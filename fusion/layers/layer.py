@@ -25,6 +25,13 @@ class Fused:
             be added.
         completed: The features with what is absent filled in, in standard deviations from the mean,
             `{name: (*batch, l_m)}`; empty for layers that know no way to.
+
+    Example:
+        >>> import fusion
+        >>> import torch
+        >>> out = fusion.GMF({"a": 4, "b": 6})({"a": torch.randn(2, 4), "b": torch.randn(2, 6)})
+        >>> {name: part.shape[-1] for name, part in out.invariant.items()}, out.concatenated().shape[-1]
+        ({'a': 4, 'b': 4}, 18)
     """
 
     fused: dict[str, Tensor]

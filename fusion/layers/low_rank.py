@@ -33,6 +33,13 @@ class LowRankTensorFusion(FusionLayer):
     References:
         | Z. Liu et al., Efficient Low-rank Multimodal Fusion with Modality-Specific Factors,
           arXiv:1806.00064 (2018)
+
+    Example:
+        >>> import fusion
+        >>> import torch
+        >>> layer = fusion.LowRankTensorFusion({"audio": 32, "video": 64})
+        >>> tuple(layer({"audio": torch.randn(8, 32), "video": torch.randn(8, 64)}).concatenated().shape)
+        (8, 128)
     """
 
     def __init__(self, dims: Mapping[str, int], *, width: int = 128, rank: int = 4) -> None:

@@ -35,6 +35,14 @@ class MBT(FusionLayer):
 
     References:
         | A. Nagrani et al., Attention Bottlenecks for Multimodal Fusion, arXiv:2107.00135 (2021)
+
+    Example:
+        >>> import fusion
+        >>> import torch
+        >>> layer = fusion.MBT({"audio": 32, "video": 64}, bottlenecks=2)
+        >>> speech = {"audio": torch.randn(8, 50, 32), "video": torch.randn(8, 64)}
+        >>> tuple(layer(speech, lengths={"audio": torch.full((8,), 20)}).fused["class"].shape)
+        (8, 128)
     """
 
     tokens = True

@@ -47,6 +47,14 @@ class MISA(FusionLayer):
     References:
         | D. Hazarika, R. Zimmermann, S. Poria, MISA: Modality-Invariant and -Specific Representations for
           Multimodal Sentiment Analysis, arXiv:2005.03545 (2020)
+
+    Example:
+        >>> import fusion
+        >>> import torch
+        >>> layer = fusion.MISA({"audio": 32, "video": 64}, width=16)
+        >>> out = layer({"audio": torch.randn(8, 32), "video": torch.randn(8, 64)})
+        >>> list(out.losses), tuple(out.invariant["audio"].shape)
+        (['difference', 'similarity', 'reconstruction'], (8, 16))
     """
 
     def __init__(

@@ -35,6 +35,14 @@ class Perceiver(FusionLayer):
 
     References:
         | A. Jaegle et al., Perceiver: General Perception with Iterative Attention, arXiv:2103.03206 (2021)
+
+    Example:
+        >>> import fusion
+        >>> import torch
+        >>> layer = fusion.Perceiver({"audio": 32, "video": 64}, latents=4)
+        >>> speech = {"audio": torch.randn(8, 50, 32), "video": torch.randn(8, 64)}
+        >>> tuple(layer(speech, lengths={"audio": torch.full((8,), 20)}).fused["latents"].shape)
+        (8, 128)
     """
 
     tokens = True

@@ -14,6 +14,14 @@ class Concatenation(FusionLayer):
     r"""The features side by side, :math:`Z = [f_1; \dots; f_M]`, zeros for those absent.
 
     No parameters; no invariant or specific parts; `fused` is `{name: (*batch, l_m)}`.
+
+    Example:
+        >>> import fusion
+        >>> import torch
+        >>> layer = fusion.Concatenation({"audio": 2, "video": 1})
+        >>> features = {"audio": torch.ones(1, 2), "video": torch.ones(1, 1)}
+        >>> layer(features, {"audio": torch.tensor([False])}).concatenated().tolist()
+        [[0.0, 0.0, 1.0]]
     """
 
     @property
@@ -33,6 +41,12 @@ class LateFusion(FusionLayer):
 
     The layer itself passes the features on; the heads :math:`h_m` and their average belong to
     :class:`FusionModel`, which the class attribute `late` tells to build them.
+
+    Example:
+        >>> import fusion
+        >>> model = fusion.FusionModel(fusion.LateFusion({"audio": 32, "video": 64}), outputs=3)
+        >>> type(model.head).__name__, list(model.head.decisions)
+        ('AverageHead', ['audio', 'video'])
     """
 
     late = True
@@ -60,6 +74,13 @@ class Sum(FusionLayer):
 
     Raises:
         ValueError: `width` below 1.
+
+    Example:
+        >>> import fusion
+        >>> import torch
+        >>> layer = fusion.Sum({"audio": 32, "video": 64}, width=16)
+        >>> tuple(layer({"audio": torch.randn(8, 32), "video": torch.randn(8, 64)}).concatenated().shape)
+        (8, 16)
     """
 
     def __init__(self, dims: Mapping[str, int], *, width: int = 128) -> None:

@@ -49,6 +49,11 @@ def find_layer(name: str) -> Maker:
 
     Raises:
         ValueError: No layer has that name.
+
+    Example:
+        >>> import fusion
+        >>> type(fusion.find_layer("mbt")({"audio": 32, "video": 64})).__name__
+        'MBT'
     """
     if name not in LAYERS:
         raise ValueError(f"layer must be one of {', '.join(LAYERS)}, got {name!r}.")

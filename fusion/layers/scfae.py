@@ -62,6 +62,14 @@ class SCFAE(DissociationLayer):
 
     References:
         | Multimodal Fusion via Self-Consistent Task-Gradient Fields, arXiv:2410.15475 v2 (2026)
+
+    Example:
+        >>> import fusion
+        >>> import torch
+        >>> layer = fusion.SCFAE({"audio": 32, "video": 64})
+        >>> out = layer({"audio": torch.randn(8, 32), "video": torch.randn(8, 64)})
+        >>> {name: tuple(part.shape) for name, part in out.fused.items()}
+        {'audio': (8, 64), 'video': (8, 96)}
     """
 
     def __init__(

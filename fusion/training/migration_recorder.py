@@ -41,6 +41,15 @@ class MigrationRecorder:
     Raises:
         ValueError: A number out of its range, or another suffix of the file.
         TypeError: A setting that does not exist.
+
+    Example:
+        >>> import fusion
+        >>> data, _ = fusion.shared_private(500, {"a": 8, "b": 6}, shared=2, private=2, seed=0)
+        >>> recorder = fusion.MigrationRecorder()
+        >>> recipe = fusion.Recipe(epochs=2, extractor=6)
+        >>> _ = fusion.train("sum", data, recipe=recipe, callbacks=[recorder], progress=False)
+        >>> list(recorder.record.epochs)
+        [0, 1, 2]
     """
 
     def __init__(

@@ -54,6 +54,12 @@ class Recipe:
 
     Raises:
         ValueError: A setting out of range.
+
+    Example:
+        >>> import fusion
+        >>> quick = fusion.Recipe(epochs=3, extractor=64)
+        >>> quick.epochs, fusion.Recipe.paper().optimiser, fusion.Recipe.modern().patience
+        (3, 'sgd', 10)
     """
 
     epochs: int = 25

@@ -57,6 +57,13 @@ class Run:
         sequences: The modalities that are sequences.
         history: One entry an epoch.
         kept: The epoch whose weights these are.
+
+    Example:
+        >>> import fusion
+        >>> data, _ = fusion.shared_private(500, {"a": 8, "b": 6}, shared=2, private=2, seed=0)
+        >>> run = fusion.train("sum", data, recipe=fusion.Recipe(epochs=2), progress=False)
+        >>> tuple(run.logits(data).shape), [epoch.epoch for epoch in run.history]
+        ((500, 4), [1, 2])
     """
 
     model: FusionModel
@@ -175,6 +182,13 @@ def load_run(folder: Path | str, layer: FusionLayer | None = None) -> Run:
         FileNotFoundError: No finished run in `folder`.
         ValueError: A damaged description or weights, or a layer that must be given and was not.
         ModuleNotFoundError: safetensors is not installed.
+
+    Example:
+        >>> import fusion
+        >>> data, _ = fusion.shared_private(500, {"a": 8, "b": 6}, shared=2, private=2, seed=0)
+        >>> run = fusion.train("sum", data, recipe=fusion.Recipe(epochs=1), out="run", progress=False)
+        >>> bool((fusion.load_run("run").logits(data) == run.logits(data)).all())
+        True
     """
     folder = Path(folder)
     for name in (DESCRIPTION, WEIGHTS):

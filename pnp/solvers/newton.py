@@ -37,6 +37,14 @@ class Newton:
 
     Raises:
         ValueError: `max_iterations` below one or `tolerance` outside (0, 1).
+
+    Example:
+        With the `cell` of :class:`~pnp.cell.Cell`:
+
+        >>> import pnp
+        >>> rest = pnp.solve_steady(cell, newton_settings=pnp.Newton(max_iterations=200))
+        >>> rest.solved.item()
+        True
     """
 
     max_iterations: int = 60

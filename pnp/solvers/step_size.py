@@ -25,6 +25,16 @@ class StepControl:
 
     Raises:
         ValueError: A number out of its range.
+
+    Example:
+        With the `cell` of :class:`~pnp.cell.Cell`:
+
+        >>> import pnp
+        >>> for relative in (1e-3, 1e-5):
+        ...     control = pnp.StepControl(relative=relative, absolute=relative / 100)
+        ...     int(pnp.solve_transient(cell, times=[1.0], step_control=control).stats.steps)
+        20
+        53
     """
 
     relative: float = 1e-4

@@ -30,6 +30,14 @@ class Observable(NamedTuple):
         axes: Names of the axes after those of the batch (and of `time`, which comes first in a transient);
             default: those of an observable of `pnp`, of others `name_axis0`, ...
         units: Default: those of an observable of `pnp` in SI, "1" in a dimensionless cell; of others none.
+
+    Example:
+        With the `cell` of :class:`~pnp.cell.Cell`:
+
+        >>> import pnp
+        >>> wall = pnp.sweep.Observable(lambda solution: solution.potential[..., 0], axes=(), units="1")
+        >>> wall.units, f"{float(wall.function(pnp.solve_steady(cell))):.1f}"
+        ('1', '2.0')
     """
 
     function: Callable[[Solution], Any]

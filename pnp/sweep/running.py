@@ -90,6 +90,19 @@ def run(
 
     Warns:
         UnderResolvedWarning: Cells whose double layers the grid does not resolve, where `wall_spacing` exceeds 1.
+
+    Example:
+        With the `cell` of :class:`~pnp.cell.Cell`:
+
+        >>> import pnp
+        >>> from dataclasses import replace
+        >>> def at(voltage):
+        ...     return replace(cell, left=pnp.Electrode(potential=voltage))
+        ...
+        >>> table = pnp.sweep.grid({"voltage": [1.0, 2.0]})
+        >>> data = pnp.sweep.run(at, table, {"charge": pnp.diffuse_charge}, out="study.nc", progress=False)
+        >>> data.charge.values.round(4).tolist()
+        [0.2227, 0.3072]
     """
     _check(chunk, memory, devices, client)
     study = Study(

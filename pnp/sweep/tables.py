@@ -30,6 +30,12 @@ class Table:
         ValueError: No columns or rows, columns of several lengths, a value that is not finite, a name that cannot
             be a keyword, units of no column, axes that do not multiply to the number of rows, or an axis named
             like a column that varies along another.
+
+    Example:
+        >>> import pnp
+        >>> table = pnp.sweep.Table({"voltage": [0.1, 0.2, 0.5]}, units={"voltage": "V"})
+        >>> len(table), list(table.columns)
+        (3, ['voltage'])
     """
 
     columns: Mapping[str, Quantity]
@@ -91,6 +97,12 @@ def grid(values: Mapping[str, Quantity], *, units: Mapping[str, str] | None = No
         pnp.sweep.grid({"voltage": [0.1, 1, 10], "debye": torch.logspace(-3, -1, 50)})
 
     Raises TypeError or ValueError as :class:`Table` does.
+
+    Example:
+        >>> import pnp
+        >>> table = pnp.sweep.grid({"voltage": [0.1, 1.0, 10.0], "debye": [0.01, 0.1]})
+        >>> len(table), {name: len(column) for name, column in table.columns.items()}
+        (6, {'voltage': 6, 'debye': 6})
     """
     ticks = {name: _column(name, given) for name, given in values.items()}
     columns = torch.meshgrid(*ticks.values(), indexing="ij") if ticks else ()
@@ -118,6 +130,14 @@ def latin_hypercube(
     Raises:
         TypeError: A range that is neither.
         ValueError: `count` below one, a low end that is not below the high one, or what :class:`Table` refuses.
+
+    Example:
+        >>> import pnp
+        >>> ranges = {"voltage": (0.1, 10.0), "debye": pnp.sweep.log(0.005, 0.1)}
+        >>> table = pnp.sweep.latin_hypercube(ranges, 4, seed=0)
+        >>> quarters = (table.columns["voltage"] - 0.1) / 9.9 * 4
+        >>> sorted(quarters.int().tolist())  # one in each
+        [0, 1, 2, 3]
     """
     from scipy.stats import qmc, uniform
 
@@ -134,7 +154,13 @@ def latin_hypercube(
 
 
 def log(low: float, high: float) -> Any:
-    """A range whose logarithm is uniform, `0 < low < high`; ValueError where it is not."""
+    """A range whose logarithm is uniform, `0 < low < high`; ValueError where it is not.
+
+    Example:
+        >>> import pnp
+        >>> f"{pnp.sweep.log(0.01, 1.0).ppf(0.5):.3f}"  # the median
+        '0.100'
+    """
     from scipy.stats import loguniform
 
     low, high = _ends((low, high), "log")
@@ -157,6 +183,13 @@ def read_csv(
         OSError: The file cannot be read.
         ValueError: A line with more or fewer cells than there are names, a cell that is empty or no finite
             number (both say line and column), a name twice or absent, or what :class:`Table` refuses.
+
+    Example:
+        >>> import pnp
+        >>> from pathlib import Path
+        >>> _ = Path("cells.csv").write_text("voltage,debye\\n0.1,0.01\\n0.2,0.05\\n")
+        >>> pnp.sweep.read_csv("cells.csv").columns["debye"].tolist()
+        [0.01, 0.05]
     """
     with open(path, newline="", encoding="utf-8-sig") as file:
         lines = csv.reader(file)
