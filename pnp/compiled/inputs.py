@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from .lanes import kernel, lanes_in, put
+from .lanes import lanes_in, part, put
 
 
 class Numbers(NamedTuple):
@@ -33,7 +33,7 @@ def each_tensor(change: Callable[[Tensor], Any], *arguments: Any) -> tuple[Any, 
     return tuple(map(changed, arguments))
 
 
-@kernel
+@part
 def pack_cells(work: Any, own: int, valence: int, group: Any, numbers: Numbers, charged: bool) -> None:
     """Put the numbers of whole cells side by side, at the rows from `own` on.
 

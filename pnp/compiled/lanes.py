@@ -65,14 +65,22 @@ def _digest() -> str:
 DIGEST = _digest()
 
 
+# Sums may be taken in any order, as vectors need it.
+REORDERED = {"reassoc", "contract"}
+
+
+def part(function: Callable) -> Any:
+    """Compile as a function of kernels alone, without what Python needs to call it, and without a copy on disk."""
+    return njit(fastmath=REORDERED, no_cpython_wrapper=True, **SETTINGS)(function)
+
+
 def kernel(function: Callable) -> Any:
     """Compile at the first call and keep the machine code on disk for the next process.
 
     numba looks only at the file that a function is in to see whether what it kept is out of date; a kernel is made
     of several.
     """
-    # Sums may be taken in any order, as vectors need it.
-    dispatcher = njit(cache=True, fastmath={"reassoc", "contract"}, **SETTINGS)(function)
+    dispatcher = njit(cache=True, fastmath=REORDERED, **SETTINGS)(function)
     dispatcher._cache._cache_file._source_stamp = DIGEST
     return dispatcher
 
@@ -431,7 +439,7 @@ def exponential(x: Any) -> Any:
     return p * _power_of_two(shifted)
 
 
-@kernel
+@part
 def scalar_product(a: Any, b: Any) -> float:
     """Of `a` and as many numbers of `b`."""
     product = splat(a, 0.0)

@@ -27,6 +27,7 @@ from .lanes import (
     largest,
     load,
     logarithm,
+    part,
     scalar_product,
     smallest,
     splat,
@@ -122,7 +123,7 @@ def rest_many(
             potential[cell, k] = nodes[POTENTIAL, k]
 
 
-@kernel
+@part
 def _nodes(cell: int, numbers: Numbers, held: Any) -> Any:
     """Nodes in whole rows of lanes, with no charge but that of springs, at the potential of the bath or at zero."""
     permittivity, spacings = numbers.permittivity[cell], numbers.spacings[cell]
@@ -144,7 +145,7 @@ def _nodes(cell: int, numbers: Numbers, held: Any) -> Any:
     return nodes
 
 
-@kernel
+@part
 def _few(valences: Any, amounts: Any, count: int) -> Any:
     """Rows of the few ions."""
     few = np.zeros((COLUMN + count, LANES))
@@ -153,7 +154,7 @@ def _few(valences: Any, amounts: Any, count: int) -> Any:
     return few
 
 
-@kernel
+@part
 def _relax(
     nodes: Any, few: Any, ions: Any, closed: bool, bath: float, stage: int, tolerance: float, most: int
 ) -> Any:
@@ -199,7 +200,7 @@ def _relax(
             return False, 0, np.inf
 
 
-@kernel
+@part
 def _functional(nodes: Any, few: Any, ions: Any, closed: bool, bath: float, every: bool) -> float:
     """G of the few ions or of `every` one, whose charge and concentrations are left behind."""
     low, high = _range(nodes)
@@ -214,7 +215,7 @@ def _functional(nodes: Any, few: Any, ions: Any, closed: bool, bath: float, ever
     return value
 
 
-@kernel
+@part
 def _range(nodes: Any) -> Any:
     """The lowest and the highest potential; what fills up the last row of lanes is given one of them."""
     potential, scratch = nodes[POTENTIAL], nodes[SCRATCH]
@@ -233,7 +234,7 @@ def _range(nodes: Any) -> Any:
     return lowest, highest
 
 
-@kernel
+@part
 def _of_few(nodes: Any, few: Any, closed: bool, bath: float, low: float, high: float) -> float:
     """Share of the few ions in G, their columns v and their charge."""
     potential, volume, charge = nodes[POTENTIAL], nodes[VOLUME], nodes[CHARGE]
@@ -256,7 +257,7 @@ def _of_few(nodes: Any, few: Any, closed: bool, bath: float, low: float, high: f
     return total(value)
 
 
-@kernel
+@part
 def _of_many(nodes: Any, ions: Any, closed: bool, bath: float, low: float, high: float) -> float:
     """Share of all ions in G, their concentrations and their charge."""
     valences, amounts, concentrations = ions
@@ -284,7 +285,7 @@ def _of_many(nodes: Any, ions: Any, closed: bool, bath: float, low: float, high:
     return value
 
 
-@kernel
+@part
 def _poisson(nodes: Any, potential: Any, image: Any) -> None:
     """Add Poisson's matrix and springs times a potential to its image, which is made zero at held nodes."""
     stiffness = nodes[STIFFNESS]
@@ -295,7 +296,7 @@ def _poisson(nodes: Any, potential: Any, image: Any) -> None:
         left = flux
 
 
-@kernel
+@part
 def _gauss(nodes: Any) -> None:
     """The residual, which is the derivative of G."""
     residual = nodes[RESIDUAL]
@@ -304,7 +305,7 @@ def _gauss(nodes: Any) -> None:
     _poisson(nodes, nodes[POTENTIAL], residual)
 
 
-@kernel
+@part
 def _factorise(nodes: Any, few: Any, closed: bool) -> None:
     """Pivots of T, eliminated columns, and the Cholesky factor that Woodbury's formula takes, for the few ions."""
     inverse = nodes[PIVOT]
@@ -336,7 +337,7 @@ def _factorise(nodes: Any, few: Any, closed: bool) -> None:
             few[FACTOR + m, n] = pivot if n == m else entry / pivot
 
 
-@kernel
+@part
 def _precondition(nodes: Any, few: Any, rhs: Any, solution: Any, closed: bool) -> None:
     """Solve with P, the second derivative of G of the few ions."""
     inverse, stiffness, small = nodes[PIVOT], nodes[STIFFNESS], nodes[SCRATCH]
@@ -367,7 +368,7 @@ def _precondition(nodes: Any, few: Any, rhs: Any, solution: Any, closed: bool) -
         solution[k] = after
 
 
-@kernel
+@part
 def _solve(nodes: Any, few: Any, ions: Any, closed: bool, remaining: float) -> None:
     """The step whose image under H is the residual, but for `remaining` of it in the norm of the preconditioner.
 
@@ -397,7 +398,7 @@ def _solve(nodes: Any, few: Any, ions: Any, closed: bool, remaining: float) -> N
         before = here
 
 
-@kernel
+@part
 def _curvature(nodes: Any, ions: Any, closed: bool) -> None:
     """The image of the direction under H."""
     valences, amounts, concentrations = ions

@@ -29,6 +29,7 @@ from .lanes import (
     load,
     logarithm,
     opposite,
+    part,
     put,
     scalar_product,
     smallest,
@@ -56,7 +57,7 @@ def row_count(nodes: int, species: int) -> int:
     return nodes * (SPECIES + species) + VALENCE + species * (5 + species)
 
 
-@kernel
+@part
 def relax(work: Any, nodes: int, species: int, closed: bool, held: Any, tolerance: float, most: int) -> None:
     """From the potential in the rows to that of the equilibrium; amounts in volumes become concentrations."""
     fields = SPECIES + species
@@ -101,7 +102,7 @@ def relax(work: Any, nodes: int, species: int, closed: bool, held: Any, toleranc
     store(work, own + CHANGE, change)
 
 
-@kernel
+@part
 def _boltzmann(work: Any, nodes: int, species: int, closed: bool, low: Any, high: Any) -> Any:
     """Amounts in the volumes up to a factor, the factors, and the value of G."""
     fields = SPECIES + species
@@ -142,7 +143,7 @@ def _boltzmann(work: Any, nodes: int, species: int, closed: bool, low: Any, high
     return value
 
 
-@kernel
+@part
 def _eliminate(work: Any, nodes: int, species: int, closed: bool, held: Any, given: bool) -> Any:
     r"""The sweep down: pivots, eliminated right-hand sides, and coefficients of Woodbury's formula.
 
@@ -213,7 +214,7 @@ def _eliminate(work: Any, nodes: int, species: int, closed: bool, held: Any, giv
     return product + _solve_small(work, coefficient, matrix, species) if closed else product
 
 
-@kernel
+@part
 def _solve_small(work: Any, coefficient: int, matrix: int, species: int) -> Any:
     """Solve with the symmetric matrix in the rows; returns right-hand side times solution."""
     product = splat(work, 0.0)
@@ -241,7 +242,7 @@ def _solve_small(work: Any, coefficient: int, matrix: int, species: int) -> Any:
     return product
 
 
-@kernel
+@part
 def _advance(work: Any, nodes: int, species: int, closed: bool, held: Any, keep: Any, step: Any) -> Any:
     """The sweep back: Newton updates (where not to `keep` the last one) and `step` times them off the potential.
 
@@ -269,7 +270,7 @@ def _advance(work: Any, nodes: int, species: int, closed: bool, held: Any, keep:
     return longest, low, high
 
 
-@kernel
+@part
 def _concentrations(work: Any, nodes: int, species: int) -> None:
     """Put concentrations in the place of amounts in volumes."""
     fields = SPECIES + species
@@ -307,7 +308,7 @@ def rest(
     rest_in(work, group, cells, numbers, options, potential, concentrations, report)
 
 
-@kernel
+@part
 def rest_in(
     work: Any,
     group: Any,
@@ -346,7 +347,7 @@ def rest_in(
                 report[group[lane], what] = get(work, nodes * fields + CONVERGED + what, lane)
 
 
-@kernel
+@part
 def _pack(work: Any, group: Any, numbers: Numbers, held: Any) -> None:
     """Put the numbers of a group of cells side by side, without any charge but that of springs."""
     nodes, species = numbers.volumes.shape[1], numbers.valences.shape[1]
@@ -372,7 +373,7 @@ def _pack(work: Any, group: Any, numbers: Numbers, held: Any) -> None:
                 put(work, row, lane, numbers.ends[group[lane], 3 * side])
 
 
-@kernel
+@part
 def _charge(work: Any, group: Any, numbers: Numbers) -> None:
     """Put the charges that are given, in the electrolyte and on walls."""
     nodes = numbers.volumes.shape[1]
@@ -385,7 +386,7 @@ def _charge(work: Any, group: Any, numbers: Numbers) -> None:
     pack_cells(work, nodes * fields, VALENCE, group, numbers, True)
 
 
-@kernel
+@part
 def _start(work: Any, nodes: int, species: int, closed: bool, held: Any) -> None:
     """The potential of Debye and Hückel: one Newton step from ions that are spread evenly.
 
@@ -435,7 +436,7 @@ def rest_adjoint(
     rest_adjoint_in(work, group, spare, cells, numbers, closed, held, state, found)
 
 
-@kernel
+@part
 def rest_adjoint_in(
     work: Any,
     group: Any,
@@ -483,7 +484,7 @@ def rest_adjoint_in(
             by_numbers(cell, numbers, closed, held, multipliers[lane], state, found, charge, moved)
 
 
-@kernel
+@part
 def total_by_potential(
     total: Any, cell: int, numbers: Numbers, closed: bool, c: Any, by_phi: Any, by_c: Any
 ) -> None:
@@ -497,7 +498,7 @@ def total_by_potential(
             total[k] += valences[s] * c[s, k] * (share * volumes[k] - by_c[s, k])
 
 
-@kernel
+@part
 def by_numbers(
     cell: int,
     numbers: Numbers,

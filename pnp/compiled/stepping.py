@@ -31,6 +31,7 @@ from .lanes import (
     largest,
     load,
     opposite,
+    part,
     put,
     splat,
     square_root,
@@ -158,7 +159,7 @@ def _gauss(work: Any, nodes: int, species: int, k: int) -> Any:
     return gauss
 
 
-@kernel
+@part
 def factorise(work: Any, nodes: int, species: int, general: Any, held: Any, baths: Any) -> None:
     """Eliminate from the left, and begin the first stage.
 
@@ -170,7 +171,7 @@ def factorise(work: Any, nodes: int, species: int, general: Any, held: Any, bath
         _factorise_many(work, nodes, species, held, baths)
 
 
-@kernel
+@part
 def _factorise_many(work: Any, nodes: int, species: int, held: Any, baths: Any) -> None:
     """For any number of species."""
     fields, size = rows_of_node(species), species + 1
@@ -283,7 +284,7 @@ def _times_inverse(work: Any, base: int, species: int, y: int, spare: int) -> No
         store(work, base + y + s, load(work, spare + s))
 
 
-@kernel
+@part
 def _factorise_salt(work: Any, nodes: int, held: Any, baths: Any) -> None:
     """The same for two species, written out, so that the equations of a node stay in registers."""
     fields = rows_of_node(2)
@@ -378,7 +379,7 @@ def _factorise_salt(work: Any, nodes: int, held: Any, baths: Any) -> None:
             store(work, base + inverse + row, value)
 
 
-@kernel
+@part
 def stage_down(work: Any, nodes: int, species: int, general: Any, stage: int, held: Any, baths: Any) -> None:
     """Begin one of the later stages: the state it looks at, and its equations eliminated from the left."""
     if general is None:
@@ -438,7 +439,7 @@ def reach(work: Any, base: int, species: int, stage: int, remember: bool) -> Non
             store(work, known + s, remembered)
 
 
-@kernel
+@part
 def stage_up(work: Any, nodes: int, species: int, general: Any, stage: int) -> None:
     """Substitute back."""
     if general is None:
@@ -455,7 +456,7 @@ def stage_up(work: Any, nodes: int, species: int, general: Any, stage: int) -> N
             store(work, base + y + s, value)
 
 
-@kernel
+@part
 def _finish(work: Any, nodes: int, species: int, closed: bool, relative: float, absolute_: float) -> None:
     """The state at the end of the step, the norm of its error, and whether it is positive and has all ions."""
     fields, size = rows_of_node(species), species + 1
@@ -490,7 +491,7 @@ def _finish(work: Any, nodes: int, species: int, closed: bool, relative: float, 
     store(work, own + POSITIVE, where(fine, 1.0, 0.0))
 
 
-@kernel
+@part
 def _accept(work: Any, nodes: int, species: int) -> None:
     """Go on from the end of the step where it was accepted, from its start elsewhere."""
     fields = rows_of_node(species)
@@ -598,7 +599,7 @@ def _any(flags: Any) -> bool:
     return False
 
 
-@kernel
+@part
 def _choose(work: Any, nodes: int, species: int, group: Any, outputs: Any, steps: Steps) -> None:
     """How long the step is that every cell tries."""
     own = nodes * rows_of_node(species)
@@ -615,7 +616,7 @@ def _choose(work: Any, nodes: int, species: int, group: Any, outputs: Any, steps
         put(work, own + STAGE, lane, SHARE * length)
 
 
-@kernel
+@part
 def _judge(
     work: Any,
     nodes: int,
@@ -651,7 +652,7 @@ def _judge(
     return arrived
 
 
-@kernel
+@part
 def _stop(lane: int, count: int, most: int, steps: Steps, report: Any) -> None:
     """Leave a cell that has arrived at the last output, or cannot."""
     report[1] = steps.time[lane]
@@ -663,7 +664,7 @@ def _stop(lane: int, count: int, most: int, steps: Steps, report: Any) -> None:
         report[0], steps.running[lane] = SPENT, False
 
 
-@kernel
+@part
 def _record(work: Any, lane: int, potential: Any, concentrations: Any) -> None:
     """Copy the state of one cell."""
     species = concentrations.shape[0]
@@ -674,7 +675,7 @@ def _record(work: Any, lane: int, potential: Any, concentrations: Any) -> None:
             concentrations[s, k] = get(work, k * fields + CONCENTRATIONS + s, lane)
 
 
-@kernel
+@part
 def _record_start(work: Any, nodes: int, species: int, step: Any) -> None:
     """Copy where the first steps start."""
     fields, size = rows_of_node(species), species + 1
@@ -685,7 +686,7 @@ def _record_start(work: Any, nodes: int, species: int, step: Any) -> None:
         store(step, row + species, load(work, base + POTENTIAL))
 
 
-@kernel
+@part
 def _record_steps(work: Any, nodes: int, species: int, tape: Any) -> Any:
     """Copy the steps that were accepted, each to where its cell has come; cells that have come as far together."""
     own = nodes * rows_of_node(species)
@@ -702,7 +703,7 @@ def _record_steps(work: Any, nodes: int, species: int, tape: Any) -> Any:
     return tape
 
 
-@kernel
+@part
 def _record_step(work: Any, nodes: int, species: int, accepted: float, step: Any, later: Any) -> None:
     """Copy the step of the cells that have come so far: an increment that the way back needs, and its end."""
     fields, size = rows_of_node(species), species + 1
@@ -719,7 +720,7 @@ def _record_step(work: Any, nodes: int, species: int, accepted: float, step: Any
             store(step, at, where(theirs, load(work, base + increment + s), load(step, at)))
 
 
-@kernel
+@part
 def _longer(tape: Any) -> Any:
     """Room for twice as many steps."""
     longer = np.empty((2 * tape.shape[0], tape.shape[1]), tape.dtype)
@@ -729,7 +730,7 @@ def _longer(tape: Any) -> Any:
     return longer
 
 
-@kernel
+@part
 def _put_start(work: Any, group: Any, potential: Any, concentrations: Any) -> None:
     """The states at the start."""
     species, nodes = concentrations.shape[1:]
@@ -750,7 +751,7 @@ def _put_start(work: Any, group: Any, potential: Any, concentrations: Any) -> No
             put(work, nodes * fields + VALENCE + 2 * species + s, lane, highest)
 
 
-@kernel
+@part
 def _pack(work: Any, group: Any, numbers: Numbers, diffusivities: Any) -> None:
     """Put the numbers of a group of cells side by side."""
     nodes, species = numbers.volumes.shape[1], numbers.valences.shape[1]

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..solvers.rosenbrock import SHARE
 from .bernoulli import bernoulli, bernoulli_curvature
-from .lanes import any_lane, get, inlined, kernel, lanes_in, load, opposite, put, splat, store, where
+from .lanes import any_lane, get, inlined, kernel, lanes_in, load, opposite, part, put, splat, store, where
 from .stepping import (
     CONCENTRATIONS,
     DURATION,
@@ -144,7 +144,7 @@ def march_adjoint(
         _unpack(back, lane, group[lane], found)
 
 
-@kernel
+@part
 def _multiply(
     work: Any, back: Any, nodes: int, species: int, general: Any, stage: int, held: Any, baths: Any
 ) -> None:
@@ -176,7 +176,7 @@ def _multiply(
             store(back, beside + own + s, value)
 
 
-@kernel
+@part
 def _pull(
     work: Any,
     back: Any,
@@ -327,7 +327,7 @@ def _pulls(work: Any, back: Any, k: int, species: int, baths: Any, s: int) -> An
     return left, right, strained
 
 
-@kernel
+@part
 def _through_matrix(
     work: Any, back: Any, nodes: int, species: int, general: Any, baths: Any, whole: bool
 ) -> None:
@@ -385,7 +385,7 @@ def _through_matrix(
         store(back, later + row, load(back, later + row) - by_potential)
 
 
-@kernel
+@part
 def _put_step(work: Any, nodes: int, species: int, general: Any, step: Any, later: Any) -> None:
     """Where a step starts, and in the place of its last two increments what was recorded: one of them, and its end."""
     if general is None:
@@ -405,7 +405,7 @@ def _put_step(work: Any, nodes: int, species: int, general: Any, step: Any, late
             store(work, base + last + s, where(active, load(later, row + s), value))
 
 
-@kernel
+@part
 def _add_output(back: Any, lane: int, by_potential: Any, by_concentrations: Any) -> None:
     """What an output adds to the derivatives by the end of the step that arrived at it."""
     species, nodes = by_concentrations.shape
@@ -417,7 +417,7 @@ def _add_output(back: Any, lane: int, by_potential: Any, by_concentrations: Any)
         put(back, at + species, lane, get(back, at + species, lane) + by_potential[k])
 
 
-@kernel
+@part
 def _pack(work: Any, back: Any, group: Any, given: Coefficients) -> None:
     """Put the numbers of a group of cells side by side, and zeros where derivatives will be."""
     species, nodes = given.start.shape[1:]
@@ -445,7 +445,7 @@ def _pack(work: Any, back: Any, group: Any, given: Coefficients) -> None:
             put(work, own + VALENCE + s, lane, given.valences[cell, s])
 
 
-@kernel
+@part
 def _unpack(back: Any, lane: int, cell: int, found: Coefficients) -> None:
     """Read off the derivatives by the numbers and the start of one cell."""
     species, nodes = found.start.shape[1:]
