@@ -197,9 +197,10 @@ def experiments(files: Iterable[Path]) -> dict[str, Experiment]:
         found[f"normalisation {name}"] = Experiment(digits, bare, RECIPES[name])
     parts = {
         "cell": CellGMF,
-        "plain sigmoid for the cell": Sigmoid,
-        "all gates half open": Even,
-        "nothing filled in": NothingFilledIn,
+        "gated head alone": partial(CellGMF, readout="gated"),
+        "gated, plain sigmoid for the cell": partial(Sigmoid, readout="gated"),
+        "gated, all channels half open": partial(Even, readout="gated"),
+        "gated, nothing filled in": partial(NothingFilledIn, readout="gated"),
         "usual perceptron": partial(CellGMF, readout="joint"),
         "usual perceptron, nothing filled in": partial(NothingFilledIn, readout="joint"),
         "usual perceptron, own units": OwnUnits,

@@ -72,6 +72,8 @@ class Recipe:
     each_alone: bool = True
     reconstruction_weight: float = 1.0
     temperature: float = 0.1
+    unlabelled_weight: float = 1.0
+    confidence: float = 0.9
     extractor: int | None = None
     hidden: int | None = 128
     dropout: float = 0.2
