@@ -34,7 +34,7 @@ from .task import Task, posed
 TAUGHT = ("classification", "regression")
 """Tasks in which samples without labels are learnt from."""
 
-RATIO = int(__import__("os").environ.get("RATIO", "8"))
+RATIO = 4
 """Batches of unlabelled samples to one of labelled ones in a step."""
 
 INITIALISE, TRAIN, VALIDATE, ORDER = range(4)
@@ -72,8 +72,9 @@ def train(
         recipe: All settings.
         task: One of `classification`, `regression`, `retrieval` and `conflict`, see :class:`Task`; None: the
             one of the first two that the labels pose.
-        unlabelled: More samples of the same modalities, whose labels and split, if any, are not looked at: a layer
-            that is `measured` is fitted to them and to the training samples together.
+        unlabelled: More samples of the same modalities, whose labels and split, if any, are not looked at. In
+            `classification` and `regression` every layer learns from them, as :class:`Recipe` says, and a layer that
+            is `measured` is fitted to them and to the training samples together.
         out: A folder for a checkpoint after each epoch, `log.csv` and the finished run. If it holds a
             checkpoint of the same training, this continues from it, on the CPU to the same bits; a finished
             one is returned.
@@ -84,8 +85,8 @@ def train(
     Raises:
         ValueError: No label, nothing to learn, a modality the layer does not expect, an `out` that holds a
             training with other settings, patience without validation samples, a TensorBoard log without
-            `out`, unlabelled samples for a layer that is not measured, or a training that several processes
-            cannot share.
+            `out`, unlabelled samples that nothing can be made of, or a training that several processes cannot
+            share.
         FloatingPointError: The loss is not finite; the last checkpoint stays.
         ModuleNotFoundError: tqdm (for `progress`), safetensors (for `out`), tensorboard, or lightning-fabric
             (for several processes) is not installed.
@@ -150,6 +151,11 @@ class _Trainer:
         self.log: Log | None = None
 
     @property
+    def _is_taught(self) -> bool:
+        """Whether samples without labels are learnt from, if there are any."""
+        return self.recipe.unlabelled_weight > 0 and self.task.kind in TAUGHT
+
+    @property
     def learning_rate(self) -> float:
         """What the schedule says, before any warm-up."""
         return float(self.optimiser.param_groups[0]["lr"])
@@ -197,10 +203,10 @@ class _Trainer:
 
     def draw_unlabelled(self) -> list[Tensor]:
         """For every step of an epoch the numbers of unlabelled samples to learn from, if there are any."""
-        if self.unlabelled is None or not self.recipe.unlabelled_weight or self.task.kind not in TAUGHT:
+        if self.unlabelled is None or not self._is_taught:
             return []
-        steps, samples = self._steps(), len(self.unlabelled)
-        each = min(samples, RATIO * self.recipe.batch_size * self.engine.processes)
+        steps, samples, processes = self._steps(), len(self.unlabelled), self.engine.processes
+        each = max(processes, min(samples, RATIO * self.recipe.batch_size * processes))
         passes = [torch.randperm(samples) for _ in range(math.ceil(steps * each / samples))]
         return list(torch.cat(passes).to(self.training.device).split(each)[:steps])
 
@@ -301,6 +307,11 @@ class _Trainer:
         if layer.measured:
             with torch.no_grad():
                 layer.fit(self._measured(model))
+        elif self.unlabelled is not None and not self._is_taught:
+            raise ValueError(
+                f"unlabelled samples are no use to {type(layer).__name__}, which is not measured, in "
+                f"{self.task.kind} with unlabelled_weight {self.recipe.unlabelled_weight:g}."
+            )
         return model
 
     def _measured(self, model: FusionModel) -> dict[str, Tensor]:
