@@ -54,6 +54,7 @@ def rows() -> Mapping[str, Callable[[fusion.CellGMF], FusionLayer]]:
         **{f"GMF from the cell, free energy × {weight:g}": started(weight) for weight in WEIGHTS},
         "the cell itself": lambda cell: _read_out(cell, "joint"),
         "the cell itself, deciding through gates": lambda cell: _read_out(cell, "gated"),
+        "the cell itself, deciding by a pool": lambda cell: _read_out(cell, "pooled"),
     }
 
 
