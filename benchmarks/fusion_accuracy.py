@@ -138,9 +138,9 @@ missing (`fusion.Recipe`). The cell is measured on them too. Full recipe, 100 ep
 everything present and .08 with something missing, on quadrants by .05 and .08, on mfeat6 by .03 and .06. The teaching
 does it. That the cell is only measured on them brings .01, within the intervals. Nor is the teaching the cell's own:
 under the same loss all layers gain. On quadrants concatenation and late fusion stay .04 to .06 behind the cell then,
-the gated layer .01 with everything present and nothing with something missing, within the intervals. Without
-unlabelled samples no layer is ahead of late fusion by more than chance. On mfeat6 late fusion and concatenation were
-measured beside it, no others.
+the gated layer .01 with everything present and nothing with something missing, within the intervals. On the other two
+sets no other layer was given the unlabelled samples, and on mfeat6 only late fusion and concatenation were measured.
+Without unlabelled samples no layer is ahead of late fusion by more than chance.
 
 ## What GMF needs on top
 
