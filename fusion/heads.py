@@ -1,7 +1,11 @@
 """What decides on the output of a fusion layer."""
 
+import math
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .distributed import total
 from .layers.layer import Fused, FusionLayer
@@ -14,13 +18,16 @@ WIDTH = 128
 def make_head(layer: FusionLayer, outputs: int | nn.Module, hidden: int | None, dropout: float) -> nn.Module:
     """The head that a layer wants, see :class:`~fusion.model.FusionModel` for the arguments.
 
-    A linear one, where that is asked for, and one of your own take the place of a :class:`GatedHead`.
+    A linear one, where that is asked for, and one of your own take the place of gated and pooled ones.
     """
     if layer.late:
         return AverageHead(layer, outputs, hidden, dropout)
-    if layer.gated and hidden is not None and not isinstance(outputs, nn.Module):
-        return GatedHead(layer, outputs, hidden, dropout)
-    return JointHead(layer, outputs, hidden, dropout)
+    if layer.readout == "joint" or hidden is None or isinstance(outputs, nn.Module):
+        return JointHead(layer, outputs, hidden, dropout)
+    gated = GatedHead(layer, outputs, hidden, dropout)
+    if layer.readout == "gated":
+        return gated
+    return PooledHead([JointHead(layer, outputs, None, dropout), gated])
 
 
 class JointHead(nn.Module):
@@ -104,6 +111,43 @@ class GatedHead(nn.Module):
             terms.append(zero_absent(term, present[name] | ~left_out))
         logits: Tensor = self.decision(self.dropout(torch.stack(terms).sum(dim=0)))
         return logits
+
+
+class PooledHead(nn.Module):
+    r"""Several decisions, each trained as if it were alone, and their weighted sum.
+
+    .. math::
+        y = \sum_k w_k\, y_k, \qquad w_k = \operatorname{softplus}(\theta_k + [\text{something is absent}]\,\delta_k)
+
+    Of logits that is a logarithmic pool, in which every member's confidence is scaled as well. Weights start equal; a
+    trainer fits them to samples that the members have not learnt from
+    (:func:`~fusion.training.pooling.fit_weights`), so what a member has only memorised counts for little.
+
+    Arguments:
+        members: Heads with the same outputs.
+    """
+
+    exponents: Tensor
+
+    def __init__(self, members: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        start = math.log(math.expm1(1 / len(self.members)))
+        self.register_buffer("exponents", torch.tensor([[start], [0.0]]).repeat(1, len(self.members)))
+
+    def votes(self, fused: Fused, present: Presence) -> Tensor:
+        """What every member says, `(K, *batch, outputs)`."""
+        return torch.stack([member(fused, present) for member in self.members])
+
+    def pool(self, votes: Tensor, present: Presence) -> Tensor:
+        """The weighted sum `(*batch, outputs)` of votes, from who is present, `{name: (*batch)}`."""
+        absent = ~torch.stack(list(present.values())).all(dim=0)
+        weights = functional.softplus(self.exponents[0] + absent.unsqueeze(-1) * self.exponents[1])
+        return (weights.movedim(-1, 0).unsqueeze(-1).to(votes) * votes).sum(dim=0)
+
+    def forward(self, fused: Fused, present: Presence) -> Tensor:
+        """Logits `(*batch, outputs)` from who is present, `{name: (*batch)}`."""
+        return self.pool(self.votes(fused, present), present)
 
 
 def perceptron(inputs: int, outputs: int, hidden: int | None, dropout: float) -> nn.Module:

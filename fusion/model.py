@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .distributed import moments
-from .heads import make_head
+from .heads import PooledHead, make_head
 from .layers.layer import Fused, FusionLayer, pooled
 from .layers.presence import Presence, valid_steps, zero_absent
 
@@ -19,6 +19,8 @@ class Prediction:
     Attributes:
         logits: `(*batch, outputs)`.
         losses: The fusion layer's own terms, `{name: scalar}`.
+        votes: What the logits were pooled from, `(K, *batch, outputs)`, for a loss of each; of a single decision
+            these are the logits.
 
     Example:
         >>> import fusion
@@ -31,6 +33,7 @@ class Prediction:
 
     logits: Tensor
     losses: dict[str, Tensor]
+    votes: Tensor
 
 
 class Standardise(nn.Module):
@@ -95,8 +98,8 @@ class FusionModel(nn.Module):
     r"""Encoders, standardisation, a fusion layer and a head, in this order.
 
     Arguments:
-        layer: Any :class:`FusionLayer`. One whose `late` is true gets a head for each modality, one whose `gated`
-            is true a :class:`~fusion.heads.GatedHead`, unless `hidden` is None.
+        layer: Any :class:`FusionLayer`. One whose `late` is true gets a head for each modality, others the one that
+            their `readout` names, a linear one if `hidden` is None.
         outputs: Numbers per sample: classes, or 1 for a regression. Or a head of your own, a module from
             `(*batch, layer.out_features)` to `(*batch, outputs)`.
         standardise: Scale each modality by running statistics before the layer (unless the layer's
@@ -197,7 +200,12 @@ class FusionModel(nn.Module):
         given to :meth:`encode`.
         """
         fused, here = self._fuse(encoded, present, lengths)
-        return Prediction(self.head(fused, self.layer.fused_present(here)), fused.losses)
+        present = self.layer.fused_present(here)
+        if isinstance(self.head, PooledHead):
+            votes = self.head.votes(fused, present)
+            return Prediction(self.head.pool(votes, present), fused.losses, votes)
+        logits = self.head(fused, present)
+        return Prediction(logits, fused.losses, logits.unsqueeze(0))
 
     def fuse(
         self,

@@ -2,28 +2,53 @@
 
 import pytest
 import torch
+from scipy.optimize import minimize
 from torch import nn
+from torch.nn import functional
 
 from fusion.data.datasets import shared_private
-from fusion.heads import AverageHead, GatedHead, JointHead
+from fusion.heads import AverageHead, GatedHead, JointHead, PooledHead
 from fusion.layers.cell_gmf import CellGMF
 from fusion.layers.plain import LateFusion, Sum
 from fusion.model import FusionModel
+from fusion.training.batch import Batch
+from fusion.training.objective import step_loss
+from fusion.training.pooling import fit_weights
+from fusion.training.recipe import Recipe
+from fusion.training.task import Task
 
 DIMS = {"a": 6, "b": 5, "c": 4}
 
 
 @pytest.fixture(scope="module")
-def features():
-    return shared_private(3000, DIMS, shared=2, private=2, noise=0.4, seed=0)[0].modalities
+def labelled():
+    return shared_private(3000, DIMS, shared=2, private=2, noise=0.4, seed=0, classes=3)[0]
+
+
+@pytest.fixture(scope="module")
+def features(labelled):
+    return labelled.modalities
+
+
+def fitted(features, readout):
+    torch.manual_seed(0)
+    layer = CellGMF(DIMS, readout=readout)
+    layer.fit(features)
+    return FusionModel(layer, 3, dropout=0.0).eval()
 
 
 @pytest.fixture
 def model(features):
-    torch.manual_seed(0)
-    layer = CellGMF(DIMS)
-    layer.fit(features)
-    return FusionModel(layer, 3).eval()
+    return fitted(features, "gated")
+
+
+@pytest.fixture
+def pooled(features):
+    """Its linear member knows a little, the other one nothing."""
+    model = fitted(features, "pooled")
+    with torch.no_grad():
+        model.head.members[1].decision[-1].weight.mul_(10.0)
+    return model
 
 
 def without(name, samples=3000):
@@ -33,12 +58,13 @@ def without(name, samples=3000):
 def test_every_layer_gets_its_head():
     assert isinstance(FusionModel(Sum(DIMS), 3).head, JointHead)
     assert isinstance(FusionModel(LateFusion(DIMS), 3).head, AverageHead)
-    assert isinstance(FusionModel(CellGMF(DIMS), 3).head, GatedHead)
+    assert isinstance(FusionModel(CellGMF(DIMS), 3).head, PooledHead)
+    assert isinstance(FusionModel(CellGMF(DIMS, readout="gated"), 3).head, GatedHead)
     assert isinstance(FusionModel(CellGMF(DIMS, readout="joint"), 3).head, JointHead)
     assert isinstance(FusionModel(CellGMF(DIMS), 3, hidden=None).head, JointHead)
     own = nn.Linear(CellGMF(DIMS).out_features, 3)
     assert FusionModel(CellGMF(DIMS), own).head.decision is own
-    with pytest.raises(ValueError, match="readout must be one of gated, joint, got 'sum'"):
+    with pytest.raises(ValueError, match="readout must be one of pooled, gated, joint, got 'sum'"):
         CellGMF(DIMS, readout="sum")
 
 
@@ -83,3 +109,57 @@ def test_what_was_absent_in_training_is_left_out_and_else_it_counts_as_filled_in
     with torch.no_grad():  # what its own map makes of it then has no say
         model.head.maps["b"].weight.mul_(5.0)
     torch.testing.assert_close(model(features, without("b")).logits, left_out)
+
+
+def test_a_pooled_head_adds_what_its_members_say_with_weights_that_know_whether_all_is_there(
+    pooled, features
+):
+    pooled.head.exponents.copy_(torch.tensor([[0.3, -1.0], [0.5, 2.0]]))
+    absent = {"a": torch.arange(3000) % 2 == 0}
+    said = pooled(features, absent)
+    present = {name: absent.get(name, torch.ones(3000, dtype=torch.bool)) for name in DIMS}
+    fused = pooled.fuse(features, absent)
+    votes = [member(fused, present) for member in pooled.head.members]
+    torch.testing.assert_close(said.votes, torch.stack(votes))
+    whole, broken = (torch.tensor(one).exp().log1p() for one in ([0.3, -1.0], [0.8, 1.0]))
+    torch.testing.assert_close(said.logits[::2], (whole[0] * votes[0] + whole[1] * votes[1])[::2])
+    torch.testing.assert_close(said.logits[1::2], (broken[0] * votes[0] + broken[1] * votes[1])[1::2])
+
+
+def test_members_are_trained_as_if_each_were_alone(pooled, features, labelled):
+    recipe, task = Recipe(dropout=0.0), Task.of(labelled)
+    batch = Batch(features, {}, {})
+    subsets = {name: torch.arange(3000) % 3 != n for n, name in enumerate(DIMS)}
+    for one in pooled.parameters():
+        one.grad = None
+    step_loss(pooled.train(), batch, labelled.label, task, recipe, subsets)[0].backward()
+    for member in pooled.head.members:
+        alone = fitted(features, "joint")
+        alone.layer, alone.head = pooled.layer, member
+        found = step_loss(alone.train(), batch, labelled.label, task, recipe, subsets)[0]
+        for one, gradient in zip(
+            member.parameters(), torch.autograd.grad(found, list(member.parameters())), strict=True
+        ):
+            torch.testing.assert_close(2 * one.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_weights_are_those_that_held_out_samples_ask_for(pooled, labelled):
+    recipe = Recipe(random_subsets=False, each_alone=False)
+    votes = pooled(labelled.modalities).votes.detach().double()
+    start = pooled.head.exponents[0].double().numpy().copy()
+
+    def objective(exponents):
+        weights = torch.tensor(exponents).exp().log1p()
+        logits = torch.einsum("k,knc->nc", weights, votes)
+        loss = functional.cross_entropy(logits, labelled.label, reduction="sum")
+        return float(loss) + ((exponents - start) ** 2).sum() / 2
+
+    expected = minimize(objective, start, method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-9}).x
+    fit_weights(pooled, labelled, Task.of(labelled), recipe, (0,))
+    torch.testing.assert_close(
+        pooled.head.exponents[0].double(), torch.tensor(expected), rtol=1e-3, atol=1e-3
+    )
+    assert not pooled.head.exponents[1].any()  # nothing was missing
+    assert not pooled.head.exponents.requires_grad
+    fit_weights(pooled, labelled, Task.of(labelled), Recipe(), (0,))
+    assert pooled.head.exponents[1].abs().min() > 0.01

@@ -80,6 +80,10 @@ def test_two_processes_train_like_one_with_the_doubled_batch(features, tmp_path,
         features = type(features)(features.modalities, label=features.label, split=features.split)
     if layer != "gmf":
         recipe |= {"extractor": 5}
+    if layer == "cell":
+        # AdamW makes steps of 1e-11 of the rounding errors that are the gradients of biases which standardising
+        # takes out again, and the noise that the layer measures makes ten times that of them.
+        recipe |= {"optimiser": "sgd", "learning_rate": 0.1}
     if layer == "perceiver":
         features, recipe = in_steps(features), recipe | {"epochs": 2}
     path = tmp_path / "features.npz"

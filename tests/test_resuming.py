@@ -88,6 +88,33 @@ def test_so_does_one_of_a_cell_that_follows_its_encoders(features, tmp_path):
     assert_a_killed_training_resumes("cell", features, tmp_path, Recipe(**SHORT, extractor=5))
 
 
+def test_so_does_one_that_learns_from_unlabelled_samples(features, tmp_path):
+    def until(epoch):
+        class Stop(Exception):
+            pass
+
+        class Until:
+            def on_epoch(self, now, model, features):
+                if now == epoch:
+                    raise Stop
+
+        return [Until()], Stop
+
+    labelled, rest = features.with_split(0), features.test
+    recipe = Recipe(**SHORT, confidence=0.4)
+    callbacks, stop = until(3)
+    given = {"recipe": recipe, "seed": 2, "unlabelled": rest, "progress": False}
+    with pytest.raises(stop):
+        train("cell", labelled, out=tmp_path, callbacks=callbacks, **given)
+    resumed, straight = train("cell", labelled, out=tmp_path, **given), train("cell", labelled, **given)
+    assert resumed.history == straight.history
+    assert straight.history != train("cell", labelled, recipe=recipe, seed=2, progress=False).history
+    for name, value in straight.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
+    with pytest.raises(ValueError, match="unlabelled was"):
+        train("cell", labelled, out=tmp_path, **given | {"unlabelled": features.train})
+
+
 def assert_a_killed_training_resumes(layer, features, tmp_path, recipe):
     path, out = tmp_path / "features.npz", tmp_path / "run"
     save_features(path, features)

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import statistics
 from dataclasses import asdict, replace
 from functools import partial
 
@@ -9,8 +10,9 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fusion.data.datasets import shared_private
+from fusion.data.datasets import digits_views, shared_private
 from fusion.data.features import Features
+from fusion.evaluation.scores import evaluate
 from fusion.layers.cell_gmf import CellGMF
 from fusion.layers.gmf import GMF
 from fusion.layers.mbt import MBT
@@ -21,7 +23,7 @@ from fusion.model import FusionModel
 from fusion.randomness import seeded
 from fusion.training.batch import Batch
 from fusion.training.loop import INITIALISE, VALIDATE, train
-from fusion.training.objective import Step, step_loss
+from fusion.training.objective import Step, guesses, step_loss
 from fusion.training.recipe import Recipe
 from fusion.training.run import build_model
 from fusion.training.task import Task
@@ -439,13 +441,76 @@ def test_a_measured_layer_is_fitted_to_unlabelled_samples_too(features):
     assert not torch.equal(
         train("cell", labelled, recipe=QUICK, progress=False).model.layer.maps["a"].mean, alone.maps["a"].mean
     )
-    with pytest.raises(ValueError, match="for a layer that is measured before it is trained, got GMF"):
-        train("gmf", labelled, unlabelled=rest, progress=False)
+    with pytest.raises(ValueError, match="no use to GMF, which is not measured, in classification with"):
+        train("gmf", labelled, unlabelled=rest, recipe=Recipe(unlabelled_weight=0.0), progress=False)
+    with pytest.raises(ValueError, match="no use to GMF, which is not measured, in conflict"):
+        train("gmf", labelled, unlabelled=rest, task="conflict", progress=False)
     with pytest.raises(ValueError, match="modalities must be distinct names out of a, b, got a, b, c"):
         train("cell", labelled, unlabelled=rest.select(["a", "b"]), progress=False)
     wrong = Features(rest.modalities | {"b": rest.modalities["c"]})
     with pytest.raises(ValueError, match="features\\['b'\\] must have"):
         train("cell", labelled, unlabelled=wrong, progress=False)
+
+
+def test_unlabelled_samples_count_with_what_the_model_is_sure_of(features):
+    task, recipe = Task.of(features), Recipe(dropout=0.0, unlabelled_weight=0.7, confidence=0.4)
+    torch.manual_seed(0)
+    step = Step(build_model(Concatenation(DIMS), task, recipe), task, recipe)
+    labelled, others = (
+        Batch({name: values[rows] for name, values in features.modalities.items()}, {}, {})
+        for rows in (slice(0, 40), slice(40, 140))
+    )
+    label, everything = features.label[:40], random_subsets(list(DIMS), 40, torch.device("cpu"))
+    step(labelled, label, everything)  # statistics to standardise by
+    probabilities = step.model.eval()(*others).logits.softmax(dim=-1)
+    sure, guessed = probabilities.max(dim=-1)
+    kept = sure >= 0.4
+    assert 5 < kept.sum() < 95
+    step.train()
+    with seeded(1):
+        found = step(labelled, label, everything, others)
+    state = step.state_dict()
+    with seeded(1):
+        alone = step_loss(step.model, labelled, label, task, recipe, everything)[0]
+        encoded = step.model(*others).votes[0]
+        subset = random_subsets(list(DIMS), 100, torch.device("cpu"))
+        only = [{name: torch.full((100,), name == one) for name in DIMS} for one in DIMS]
+        patterns = {name: torch.stack([subset[name], *(one[name] for one in only)]) for name in DIMS}
+        features_of = {name: values.expand(4, *values.shape) for name, values in others.features.items()}
+        under = step.model.decide(features_of, patterns).logits
+    errors = [
+        (torch.nn.functional.cross_entropy(logits[kept], guessed[kept], reduction="sum") / 100)
+        for logits in (encoded, *under)
+    ]
+    expected = alone + 0.7 * (errors[0] / 2 + errors[1] / 2 + sum(errors[2:]) / 3)
+    torch.testing.assert_close(found, expected)
+    assert state.keys() == step.state_dict().keys()
+
+
+def test_unlabelled_samples_teach():
+    made = digits_views().with_split(0)
+    part = made.split
+    few = (part == 0) & (torch.cumsum(part == 0, dim=0) <= 60)
+    chosen = few | (part == 2)
+    labelled = replace(made.rows(chosen), split=part[chosen])
+    rest = made.rows((part == 0) & ~few)
+
+    def accuracy(unlabelled):
+        recipe = Recipe(epochs=50)
+        run = train("concat", labelled, recipe=recipe, unlabelled=unlabelled, progress=False)
+        return statistics.fmean(found["accuracy"] for found in evaluate(run, labelled).values())
+
+    assert accuracy(rest) > accuracy(None) + 0.02
+
+
+def test_of_numbers_the_guess_is_what_the_model_says(features):
+    numbers = replace(features, label=3 + 2 * torch.randn(len(features)))
+    task = Task.of(numbers)
+    model = build_model(Concatenation(DIMS), task, Recipe()).train()
+    batch = Batch(features.modalities, {}, {})
+    guessed = guesses(model, batch, task, confidence=0.9)
+    assert model.training
+    torch.testing.assert_close(guessed, task.decide(model.eval()(*batch).logits))
 
 
 def test_the_bar_shows_progress(features, capsys):

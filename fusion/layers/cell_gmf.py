@@ -21,7 +21,7 @@ from .numbers import choice, positive_integer, weight
 from .presence import Presence, values_may_decide, zero_absent
 
 FORMS = ("operator", "rotation")
-READOUTS = ("gated", "joint")
+READOUTS = ("pooled", "gated", "joint")
 TRAINABLE = ("voltage", "ground", "debye_length", "gain")
 
 
@@ -64,8 +64,8 @@ class CellGMF(FusionLayer):
         train: Which of `voltage`, `ground`, `debye_length` (of each modality's cell) and `gain` (of each coordinate
             of each part) are trained.
         readout: What a :class:`~fusion.model.FusionModel` decides with. `gated`: a
-            :class:`~fusion.heads.GatedHead` on `completed` and `fused`. `joint`: the perceptron on `fused` that other
-            layers have.
+            :class:`~fusion.heads.GatedHead` on `completed` and `fused`. `pooled`: that and a linear map of `fused`, in
+            a :class:`~fusion.heads.PooledHead`. `joint`: the perceptron on `fused` that other layers have.
         settings: `voltage`, `ground`, `debye_length`, `ion_size`, `safety`, `permutations` and `seed` of
             :func:`~fusion.grounded.subspaces.dissociate`.
 
@@ -101,7 +101,7 @@ class CellGMF(FusionLayer):
         refresh: int | None = None,
         free_energy_weight: float = 1.0,
         train: Iterable[str] = (),
-        readout: str = "gated",
+        readout: str = "pooled",
         **settings: Any,
     ) -> None:
         super().__init__(dims)
@@ -113,7 +113,7 @@ class CellGMF(FusionLayer):
         self.refresh = positive_integer("refresh", usual if refresh is None else refresh)
         self.free_energy_weight = weight("free_energy_weight", free_energy_weight)
         self.trained = tuple(choice("train", one, TRAINABLE) for one in train)
-        self.gated = choice("readout", readout, READOUTS) == "gated"
+        self.readout = choice("readout", readout, READOUTS)
         self.settings = CellSettings(**settings)
         self.common_dim = self.dims[self.anchor]
         self.moments: Moments | None = None

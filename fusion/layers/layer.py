@@ -73,7 +73,8 @@ class FusionLayer(nn.Module, ABC):
         standardises: The layer scales its features itself, so nothing should do it before.
         late: Each entry of `fused` (named like its modality) gets a decision of its own, and the decisions
             of those present are averaged, instead of one decision on all of `fused`.
-        gated: A :class:`~fusion.heads.GatedHead` decides, on `completed` and `fused` together.
+        readout: Which head decides: `joint`, one on all of `fused`; `gated`, a :class:`~fusion.heads.GatedHead` on
+            `completed` and `fused` together; `pooled`, a :class:`~fusion.heads.PooledHead` of that and a linear one.
         tokens: The layer takes sequences as they are.
         measured: The layer's :meth:`fit` must see training features `{name: (N, l)}` before use.
         fewest: How many modalities it needs at least.
@@ -94,7 +95,7 @@ class FusionLayer(nn.Module, ABC):
 
     standardises: bool = False
     late: bool = False
-    gated: bool = False
+    readout: str = "joint"
     tokens: bool = False
     measured: bool = False
     fewest: ClassVar[int] = 1

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler,
 from ..data.features import Features
 from ..distributed import total
 from ..extras import require
+from ..heads import PooledHead
 from ..layers.layer import FusionLayer
 from ..layers.presence import Presence, random_subsets
 from ..layers.registry import Maker, find_layer
@@ -25,9 +26,16 @@ from .checkpoint import Checkpoint, fingerprint, load_checkpoint, save_checkpoin
 from .engine import Engine, engine_for
 from .log import Log
 from .objective import Step, step_loss
+from .pooling import fit_weights
 from .recipe import DEFAULT, Recipe
 from .run import Epoch, Run, build_model
 from .task import Task, posed
+
+TAUGHT = ("classification", "regression")
+"""Tasks in which samples without labels are learnt from."""
+
+RATIO = 4
+"""Batches of unlabelled samples to one of labelled ones in a step."""
 
 INITIALISE, TRAIN, VALIDATE, ORDER = range(4)
 """Streams of random numbers. Each epoch has its own within ORDER (batches and subsets, the same in every process)
@@ -64,8 +72,9 @@ def train(
         recipe: All settings.
         task: One of `classification`, `regression`, `retrieval` and `conflict`, see :class:`Task`; None: the
             one of the first two that the labels pose.
-        unlabelled: More samples of the same modalities, whose labels and split, if any, are not looked at: a layer
-            that is `measured` is fitted to them and to the training samples together.
+        unlabelled: More samples of the same modalities, whose labels and split, if any, are not looked at. In
+            `classification` and `regression` every layer learns from them, as :class:`Recipe` says, and a layer that
+            is `measured` is fitted to them and to the training samples together.
         out: A folder for a checkpoint after each epoch, `log.csv` and the finished run. If it holds a
             checkpoint of the same training, this continues from it, on the CPU to the same bits; a finished
             one is returned.
@@ -76,8 +85,8 @@ def train(
     Raises:
         ValueError: No label, nothing to learn, a modality the layer does not expect, an `out` that holds a
             training with other settings, patience without validation samples, a TensorBoard log without
-            `out`, unlabelled samples for a layer that is not measured, or a training that several processes
-            cannot share.
+            `out`, unlabelled samples that nothing can be made of, or a training that several processes cannot
+            share.
         FloatingPointError: The loss is not finite; the last checkpoint stays.
         ModuleNotFoundError: tqdm (for `progress`), safetensors (for `out`), tensorboard, or lightning-fabric
             (for several processes) is not installed.
@@ -99,8 +108,9 @@ def train(
     for epoch in trainer.remaining_epochs(progress):
         with seeded(seed, ORDER, epoch):
             order, subsets = trainer.draw()
+            others = trainer.draw_unlabelled()
         with seeded(seed, TRAIN, epoch, engine.rank):
-            train_loss = trainer.train_epoch(epoch, order, subsets)
+            train_loss = trainer.train_epoch(epoch, order, subsets, others)
         with seeded(seed, VALIDATE):
             validation_loss, accuracy = trainer.validate()
         trainer.conclude(Epoch(epoch, trainer.rate_at_end_of(epoch), train_loss, validation_loss, accuracy))
@@ -139,6 +149,11 @@ class _Trainer:
         self.kept = 0
         self.out: Path | None = None
         self.log: Log | None = None
+
+    @property
+    def _is_taught(self) -> bool:
+        """Whether samples without labels are learnt from, if there are any."""
+        return self.recipe.unlabelled_weight > 0 and self.task.kind in TAUGHT
 
     @property
     def learning_rate(self) -> float:
@@ -186,15 +201,30 @@ class _Trainer:
             return order, None
         return order, random_subsets(list(self.model.layer.dims), len(order), order.device)
 
-    def train_epoch(self, epoch: int, order: Tensor, subsets: Presence | None) -> float:
+    def draw_unlabelled(self) -> list[Tensor]:
+        """For every step of an epoch the numbers of unlabelled samples to learn from, if there are any."""
+        if self.unlabelled is None or not self._is_taught:
+            return []
+        steps, samples, processes = self._steps(), len(self.unlabelled), self.engine.processes
+        each = max(processes, min(samples, RATIO * self.recipe.batch_size * processes))
+        passes = [torch.randperm(samples) for _ in range(math.ceil(steps * each / samples))]
+        return list(torch.cat(passes).to(self.training.device).split(each)[:steps])
+
+    def train_epoch(
+        self, epoch: int, order: Tensor, subsets: Presence | None, others: Sequence[Tensor] = ()
+    ) -> float:
         """One pass over the training samples; the mean loss."""
         self.step.train()
         rate, mean = self.learning_rate, 0.0
         batches = order.tensor_split(self._steps())
         for step, rows in enumerate(batches, start=1):
-            share = rows.tensor_split(self.engine.processes)[self.engine.rank]
+            share = self._share(rows)
             here = None if subsets is None else {name: values[share] for name, values in subsets.items()}
-            loss = self.step(*self._batch(self.training, share), here)
+            unlabelled = None
+            if others and self.unlabelled is not None:
+                like = torch.empty((), device=share.device)
+                unlabelled = batch_of(self.unlabelled, self._share(others[step - 1]), like)
+            loss = self.step(*self._batch(self.training, share), here, unlabelled)
             value = float(total(loss.detach()) / self.engine.processes)
             self._check_finite(value, epoch, step)
             self.optimiser.zero_grad()
@@ -248,8 +278,11 @@ class _Trainer:
         """The run with the weights to keep; saved in the folder, if there is one."""
         if self.best is not None:
             self.model.load_state_dict(self.best)
+        self.model.eval()
+        if isinstance(self.model.head, PooledHead) and self.validation and self.task.kind != "retrieval":
+            fit_weights(self.model, self.validation, self.task, self.recipe, (self.seed, VALIDATE))
         run = Run(
-            self.model.eval(),
+            self.model,
             self.layer,
             self.task,
             self.recipe,
@@ -274,9 +307,10 @@ class _Trainer:
         if layer.measured:
             with torch.no_grad():
                 layer.fit(self._measured(model))
-        elif self.unlabelled is not None:
+        elif self.unlabelled is not None and not self._is_taught:
             raise ValueError(
-                f"unlabelled samples are for a layer that is measured before it is trained, got {type(layer).__name__}."
+                f"unlabelled samples are no use to {type(layer).__name__}, which is not measured, in "
+                f"{self.task.kind} with unlabelled_weight {self.recipe.unlabelled_weight:g}."
             )
         return model
 
@@ -293,6 +327,10 @@ class _Trainer:
     def _batch(self, features: Features, rows: Tensor) -> tuple[Batch, Tensor]:
         assert features.label is not None  # Task.of has seen to it
         return batch_of(features, rows, torch.empty((), device=features.device)), features.label[rows]
+
+    def _share(self, rows: Tensor) -> Tensor:
+        """What of a batch is this process's."""
+        return rows.tensor_split(self.engine.processes)[self.engine.rank]
 
     def _steps(self) -> int:
         """Batches of an epoch, each with a sample for every process."""

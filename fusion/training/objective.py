@@ -5,11 +5,14 @@ from torch import Tensor, nn
 
 from ..distributed import gathered, processes, total
 from ..layers.presence import Presence, everywhere, only, random_subsets, zero_absent
-from ..model import FusionModel
+from ..model import FusionModel, Prediction
 from .batch import Batch
 from .contrast import contrastive_loss
 from .recipe import Recipe
 from .task import Task
+
+IGNORED = -100
+"""The class of samples that torch's cross entropy leaves out."""
 
 
 class Step(nn.Module):
@@ -19,10 +22,30 @@ class Step(nn.Module):
         super().__init__()
         self.model, self.task, self.recipe = model, task, recipe
 
-    def forward(self, batch: Batch, label: Tensor, subsets: Presence | None) -> Tensor:
-        """The arguments are those of :func:`step_loss`."""
+    def forward(
+        self, batch: Batch, label: Tensor, subsets: Presence | None, unlabelled: Batch | None = None
+    ) -> Tensor:
+        """The arguments are those of :func:`step_loss`, and samples for the loss without labels."""
         with torch.autocast(label.device.type, torch.bfloat16, enabled=self.recipe.mixed_precision):
-            return step_loss(self.model, batch, label, self.task, self.recipe, subsets)[0]
+            loss = step_loss(self.model, batch, label, self.task, self.recipe, subsets)[0]
+            if unlabelled is not None:
+                guessed = guesses(self.model, unlabelled, self.task, self.recipe.confidence)
+                taught = step_loss(self.model, unlabelled, guessed, self.task, self.recipe)[0]
+                loss = loss + self.recipe.unlabelled_weight * taught
+            return loss
+
+
+@torch.no_grad()
+def guesses(model: FusionModel, batch: Batch, task: Task, confidence: float) -> Tensor:
+    """What a model says with all that samples have, as labels `(N,)`; classes of low probability are IGNORED."""
+    model.eval()
+    logits = model(*batch).logits
+    model.train()
+    guessed = task.decide(logits)
+    if task.classifies:
+        unsure = logits.softmax(dim=-1).amax(dim=-1) < confidence
+        guessed = guessed.masked_fill(unsure, IGNORED)
+    return guessed
 
 
 def step_loss(
@@ -52,10 +75,10 @@ def step_loss(
     encoded = batch._replace(features=model.encode(*batch))
     whole = model.decide(*encoded)
     if task.kind == "retrieval":
-        embeddings = _logits_under(_each_alone(have), model, encoded)
+        embeddings = _under(_each_alone(have), model, encoded).logits
         loss = _contrast(model, embeddings, label, have, recipe)
     else:
-        loss = _task_loss(model, encoded, whole.logits, label, task, recipe, have, subsets)
+        loss = _task_loss(model, encoded, whole, label, task, recipe, have, subsets)
     if whole.losses:
         # A mean over this process's samples; the factor is 1 where there is one process.
         samples = total(torch.tensor(float(len(label)), device=label.device)) / processes()
@@ -77,7 +100,7 @@ def _contrast(
 def _task_loss(
     model: FusionModel,
     encoded: Batch,
-    logits: Tensor,
+    whole: Prediction,
     label: Tensor,
     task: Task,
     recipe: Recipe,
@@ -85,7 +108,7 @@ def _task_loss(
     subsets: Presence | None,
 ) -> Tensor:
     everyone = torch.ones_like(label, dtype=torch.bool)
-    errors = [task.errors(logits, label)] if recipe.all_present else []
+    errors = [_errors(model, whole, label, task)] if recipe.all_present else []
     weights, counted, patterns = [1.0] * len(errors), [everyone] * len(errors), []
     if recipe.random_subsets:
         drawn = random_subsets(list(have), len(label), label.device) if subsets is None else subsets
@@ -97,19 +120,26 @@ def _task_loss(
         counted += have.values()
         weights += [1 / len(have)] * len(have)
     if patterns:
-        errors += [task.errors(one, label) for one in _logits_under(patterns, model, encoded)]
+        errors += _errors(model, _under(patterns, model, encoded), label, task).unbind()
     means = [_mean(error, rows) for error, rows in zip(errors, counted, strict=True)]
     return torch.stack([weight * mean for weight, mean in zip(weights, means, strict=True)]).sum()
 
 
-def _logits_under(patterns: list[Presence], model: FusionModel, encoded: Batch) -> Tensor:
+def _errors(model: FusionModel, said: Prediction, label: Tensor, task: Task) -> Tensor:
+    """Of each sample `(*batch, N)`: of what is decided, and in training the mean of those of all votes."""
+    votes = said.votes if model.training else said.logits.unsqueeze(0)
+    labels = label.expand(votes.shape[:-1])
+    return task.errors(votes.flatten(end_dim=-2), labels.flatten()).reshape(labels.shape).mean(dim=0)
+
+
+def _under(patterns: list[Presence], model: FusionModel, encoded: Batch) -> Prediction:
     """Logits `(P, N, outputs)` under P patterns of presence, in one pass with the patterns as leading axis."""
     present = {name: torch.stack([pattern[name] for pattern in patterns]) for name in encoded.features}
     features, lengths = (
         {name: values.expand(len(patterns), *values.shape) for name, values in part.items()}
         for part in (encoded.features, encoded.lengths)
     )
-    return model.decide(features, present, lengths).logits
+    return model.decide(features, present, lengths)
 
 
 def _within(pattern: Presence, have: Presence) -> Presence:

@@ -24,6 +24,10 @@ class Recipe:
     modality *m* alone, and :math:`R_k` are the layer's own losses with all modalities present. Retrieval has
     a contrastive loss between the modalities, each alone, in the place of the first three.
 
+    Where there are samples without labels, a step adds :math:`u` times the same loss on some of them, with what the
+    model says of each with all it has, dropout off, in the place of a label; a class counts from a probability of
+    `confidence` on. That is FixMatch with missing modalities for its strong augmentation.
+
     Attributes:
         epochs: Passes over the training samples, at most.
         batch_size: Upper bound in each process; an epoch is cut into batches of nearly equal size, so that
@@ -44,6 +48,8 @@ class Recipe:
         each_alone: Include the mean of :math:`L_{\mathrm{only}\;m}`.
         reconstruction_weight: *w*.
         temperature: Of the contrastive loss.
+        unlabelled_weight: *u*; 0: samples without labels are not learnt from.
+        confidence: Least probability, 0 to 1, of a class that stands for a label.
         extractor: Width of the hidden layer of an extractor for each modality (linear, ReLU, linear; for a
             sequence a recurrent one, which gives its steps to layers of tokens and their mean to others; with
             as many outputs as inputs), trained through the fusion layer; None: features are taken as they are.
@@ -54,6 +60,10 @@ class Recipe:
 
     Raises:
         ValueError: A setting out of range.
+
+    References:
+        | K. Sohn et al., FixMatch: Simplifying Semi-Supervised Learning with Consistency and Confidence,
+          arXiv:2001.07685 (2020)
 
     Example:
         >>> import fusion
@@ -78,6 +88,8 @@ class Recipe:
     each_alone: bool = True
     reconstruction_weight: float = 1.0
     temperature: float = 0.1
+    unlabelled_weight: float = 1.0
+    confidence: float = 0.9
     extractor: int | None = None
     hidden: int | None = 128
     dropout: float = 0.2
@@ -92,9 +104,11 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be a positive number, got {value}.")
-        for name in ("weight_decay", "reconstruction_weight", "warm_up"):
+        for name in ("weight_decay", "reconstruction_weight", "warm_up", "unlabelled_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}.")
+        if not 0 <= self.confidence <= 1:
+            raise ValueError(f"confidence must be from 0 to 1, got {self.confidence}.")
         choices = {"optimiser": OPTIMISERS, "schedule": SCHEDULES, "keep": ("last", "best")}
         for name, accepted in choices.items():
             if getattr(self, name) not in accepted:
