@@ -289,7 +289,7 @@ directions there are.
 Features nonlinear in the latents, an encoder with one hidden layer for each modality, labels of the shared latents, the
 full recipe. *Incomplete* is the mean accuracy with one modality alone. *Plain sigmoid* has the same valences and no
 cell; *deep CCA* maximises correlations and divides hard. All have the same perceptron as head (the cell's own head,
-`readout="gated"`, is measured [here](fusion_results.md)).
+`readout="pooled"`, is measured [here](fusion_results.md)).
 
 {trained}
 {conclusion}

@@ -28,6 +28,8 @@ SETTINGS: tuple[tuple[str, type, str], ...] = (
     ("clip", float, "largest norm of the gradient"),
     ("reconstruction_weight", float, "of the layer's own losses"),
     ("temperature", float, "of the contrastive loss (retrieval)"),
+    ("unlabelled_weight", float, "of what unlabelled samples teach"),
+    ("confidence", float, "least probability of a class that stands for a label"),
     ("extractor", int, "hidden width of an extractor per modality (recurrent for sequences), trained too"),
     ("hidden", int, "width of the head's hidden layer"),
     ("dropout", float, "in the head"),
@@ -105,6 +107,12 @@ def _add_train(commands: Any) -> None:
         "--layer", default="gmf", metavar="NAME", help="one of those below (default: %(default)s)"
     )
     command.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    command.add_argument(
+        "--unlabelled",
+        type=Path,
+        metavar="MORE",
+        help="file of more samples to learn from, labels not looked at",
+    )
     command.add_argument("--tensorboard", action="store_true", help="log for TensorBoard, in RUN/tensorboard")
     command.add_argument(
         "--record-migration",
@@ -123,6 +131,7 @@ def _train(options: argparse.Namespace) -> None:
     from .training.migration_recorder import MigrationRecorder
 
     features = _features(options)
+    unlabelled = _features(options, file=options.unlabelled) if options.unlabelled else None
     recorders = [MigrationRecorder(options.out / RECORD)] if options.record_migration else []
     run = train(
         options.layer,
@@ -131,6 +140,7 @@ def _train(options: argparse.Namespace) -> None:
         seed=options.seed,
         task=options.task,
         out=options.out,
+        unlabelled=unlabelled,
         tensorboard=options.tensorboard,
         callbacks=recorders,
     )
@@ -333,10 +343,12 @@ def _recipe(options: argparse.Namespace) -> "Recipe":
     return replace(chosen, **given)
 
 
-def _features(options: argparse.Namespace, modalities: list[str] | None = None) -> "Features":
+def _features(
+    options: argparse.Namespace, modalities: list[str] | None = None, file: Path | None = None
+) -> "Features":
     from .data.feature_file import load_features
 
-    features = load_features(options.features, getattr(options, "modalities", modalities))
+    features = load_features(file or options.features, getattr(options, "modalities", modalities))
     try:
         return features.to(options.device)
     except (RuntimeError, AssertionError) as error:  # torch's ways to say that there is no such device

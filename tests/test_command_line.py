@@ -42,6 +42,21 @@ def test_train_then_evaluate(path, tmp_path, capsys):
     assert (run.layer, run.seed, run.recipe.epochs, run.recipe.batch_size) == ("sum", 3, 2, 32)
 
 
+def test_unlabelled_samples_are_learnt_from(path, tmp_path):
+    """The command does what the function does, and that is something else than without them."""
+    features = load_features(path)
+    save_features(tmp_path / "more.npz", fusion.Features(features.modalities))
+    command = ["train", str(path), "--out", str(tmp_path / "run"), "--layer", "sum", "--seed", "3", *QUICK]
+    assert main([*command, "--confidence", "0.3", "--unlabelled", str(tmp_path / "more.npz")]) == 0
+    run = load_run(tmp_path / "run")
+    taught, alone = (
+        fusion.train("sum", features, recipe=run.recipe, seed=3, unlabelled=more, progress=False)
+        for more in (fusion.Features(features.modalities), None)
+    )
+    assert run.history == taught.history
+    assert run.history != alone.history
+
+
 def test_options_reach_the_recipe(path, tmp_path):
     switches = ["--no-standardise", "--no-random-subsets", "--no-each-alone", "--learning-rate", "0.1"]
     out = str(tmp_path / "run")
@@ -73,6 +88,8 @@ def test_every_setting_of_a_recipe_has_an_option(path, tmp_path):
         "each_alone": False,
         "reconstruction_weight": 0.5,
         "temperature": 0.3,
+        "unlabelled_weight": 0.7,
+        "confidence": 0.8,
         "extractor": 6,
         "hidden": 7,
         "dropout": 0.1,

@@ -7,7 +7,6 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import patch
 
@@ -147,11 +146,15 @@ STEPPED = {
 }
 
 
-@pytest.mark.parametrize("path", [nullcontext, compiled.torch_only])
 @pytest.mark.parametrize("name", STEPPED)
-def test_a_step_keeps_a_few_states(name, path):
-    with path():
+def test_a_step_keeps_a_few_states(name):
+    with compiled.torch_only():
         assert 1 < states_a_step(STEPPED[name]) < FEW_STATES
+
+
+@pytest.mark.parametrize("name", ["salt", "batch"])
+def test_a_compiled_step_keeps_as_few(name):
+    assert 1 < states_a_step(STEPPED[name]) < FEW_STATES
 
 
 def test_what_a_step_keeps_is_proportional_to_the_nodes():
