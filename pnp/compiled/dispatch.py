@@ -154,7 +154,7 @@ def marched(
     if wanted:
         given = _coefficients(system, start)
         fixed = general, held, baths
-        taken = torch.where(report[:, 0] == 0, report[:, 2], torch.zeros_like(report[:, 2]))
+        taken = report[:, 2] * (report[:, 0] == 0)
         concentrations, potential = _Marched.apply(
             concentrations, potential, tapes, fixed, taken, outputs[:, 0] == 0, *given
         )

@@ -40,7 +40,7 @@ CACHE_LINE = 64
 def new_rows(*shape: int, lanes: int, make: Callable = np.zeros) -> np.ndarray:
     """Rows, of zeros unless another function is to `make` them, the first at the beginning of a cache line.
 
-    Rows that numpy lays down as it finds room lie across two lines each, which costs a kernel a quarter of its speed.
+    Rows that numpy lays down as it finds room lie across two lines each.
     """
     size = math.prod(shape) * rows_of(lanes).itemsize
     room = make(size + CACHE_LINE, np.uint8)
