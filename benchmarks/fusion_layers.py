@@ -14,8 +14,9 @@ import torch
 
 from fusion import LAYERS, FusionLayer
 from fusion.evaluation.cost import operations
+from pnp.compiled.memory import keep_freed_memory
 
-from .measure import keep_memory, options, per_call, table
+from .measure import options, per_call, table
 
 DIMS = {"audio": 512, "video": 512}
 BATCH = 64
@@ -89,7 +90,7 @@ def main() -> None:
         layers={"default": ",".join(MEASURED), "help": "which, by name (default: %(default)s)"},
     )
     if not chosen.allocator:
-        keep_memory()
+        keep_freed_memory()
     torch.manual_seed(0)
     layers = {name: LAYERS[name](DIMS) for name in chosen.layers.split(",")}
     calls: dict[str, Callable[[], None]] = {BARE: bare_products()}

@@ -1,7 +1,6 @@
 """Clocks, medians, tables and the files of raw numbers."""
 
 import argparse
-import ctypes
 import importlib.metadata
 import json
 import os
@@ -21,15 +20,6 @@ class Cost(NamedTuple):
 
     cpu: float
     wall: float
-
-
-def keep_memory() -> None:
-    """Tell glibc, where that is the allocator, not to return what was freed to the system."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        trim_threshold, mmap_threshold = -1, -3
-        mallopt(trim_threshold, 2**31 - 1)
-        mallopt(mmap_threshold, 2**25)
 
 
 def clock(call: Callable[[], Any]) -> Cost:
