@@ -174,8 +174,7 @@ that.
 Low-rank tensor fusion, which multiplies its modalities, sees conflicts best, the grounded layer second best; late
 fusion cannot see any. The grounded layer has the best mean in retrieval, and only its invariant parts find the other
 view as they are, because they are in common coordinates. At the default learning rate of 5e-3 the MISA-like layer did
-not learn conflicts in any seed, retrieval in four of five, and quadrants under *plain* in most; at 1e-3 a single run
-reached an AUC of .85 in the first.
+not learn conflicts in any seed, retrieval in four of five, and quadrants under *plain* in most.
 """
 
 
