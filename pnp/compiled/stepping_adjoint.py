@@ -137,7 +137,7 @@ def march_adjoint(
             stage_down(work, nodes, species, general, stage, held, baths)
             stage_up(work, nodes, species, general, stage)
         for j in range(STAGES):
-            _multiply(work, back, nodes, species, general, STAGES - 1 - j, held, baths)
+            _multiply(work, back, nodes, species, general, STAGES - 1 - j, baths)
             _pull(work, back, nodes, species, general, STAGES - 1 - j, held, baths, whole)
         _through_matrix(work, back, nodes, species, general, baths, whole)
     for lane in range(cells.size):
@@ -145,9 +145,7 @@ def march_adjoint(
 
 
 @part
-def _multiply(
-    work: Any, back: Any, nodes: int, species: int, general: Any, stage: int, held: Any, baths: Any
-) -> None:
+def _multiply(work: Any, back: Any, nodes: int, species: int, general: Any, stage: int, baths: Any) -> None:
     """Begin the multipliers of a stage: its transposed equations from the left, with the factors of the step."""
     if general is None:
         species = 2  # as a constant
