@@ -327,6 +327,24 @@ def test_torch_takes_what_kernels_do_not_know():
     assert "compiled" in repr(pnp.solve_steady(cell, grid))
 
 
+@lanes.part
+def _twice(x):
+    return 2.0 * x
+
+
+@njit
+def _four_times(x):
+    return _twice(_twice(x))
+
+
+def test_parts_of_kernels_become_machine_code_with_them_only():
+    assert _four_times(3.0) == 12.0
+    (twice,), (four_times,) = _twice.overloads.values(), _four_times.overloads.values()
+    engine = four_times.library.codegen._engine
+    assert engine.is_symbol_defined(four_times.fndesc.llvm_func_name)
+    assert not engine.is_symbol_defined(twice.fndesc.llvm_func_name)
+
+
 def test_kept_machine_code_is_that_of_these_sources():
     """numba alone would not notice a change of a file that a kernel only uses."""
     for kernel in (resting.rest, resting.rest_adjoint, stepping.march, stepping_adjoint.march_adjoint):

@@ -20,6 +20,8 @@ import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import Compiler
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, models, overload, register_model
@@ -48,12 +50,44 @@ def new_rows(*shape: int, lanes: int, make: Callable = np.zeros) -> np.ndarray:
     return room[first : first + size].view(rows_of(lanes)).reshape(shape)
 
 
+class _PartLibrary(JITCodeLibrary):
+    """Code of a function that only kernels call, which is optimised and becomes machine code as a part of them.
+
+    numba would do both for every function by itself, and once more for each function on the way to the kernel.
+    """
+
+    @property
+    def codegen(self) -> Any:
+        return self
+
+    def set_env(self, name: str, environment: Any) -> None:
+        """There is no code to run in that environment."""
+
+    def get_pointer_to_function(self, name: str) -> int:
+        self._ensure_finalized()
+        return 0
+
+    def _optimize_final_module(self) -> None:
+        """Left to kernels."""
+
+    def _finalize_final_module(self) -> None:
+        self._finalize_dynamic_globals()
+        self._finalized = True
+
+
+class _PartCompiler(Compiler):
+    def compile_extra(self, function: Callable) -> Any:
+        self.state.library = _PartLibrary(self.state.targetctx.codegen(), function.__qualname__)
+        return super().compile_extra(function)
+
+
 SETTINGS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+PART = SETTINGS | {"no_cpython_wrapper": True, "pipeline_class": _PartCompiler}
 
 
 def inlined(function: Callable) -> Any:
-    """Compile as a part of the kernels that call it, with what is constant there."""
-    return njit(forceinline=True, no_cpython_wrapper=True, **SETTINGS)(function)
+    """Compile as a part of the kernels that call it, with what is constant there; Python cannot call it."""
+    return njit(forceinline=True, **PART)(function)
 
 
 def _digest() -> str:
@@ -70,8 +104,8 @@ REORDERED = {"reassoc", "contract"}
 
 
 def part(function: Callable) -> Any:
-    """Compile as a function of kernels alone, without what Python needs to call it, and without a copy on disk."""
-    return njit(fastmath=REORDERED, no_cpython_wrapper=True, **SETTINGS)(function)
+    """Compile as a function of kernels alone; Python cannot call it."""
+    return njit(fastmath=REORDERED, **PART)(function)
 
 
 def kernel(function: Callable) -> Any:
