@@ -23,7 +23,7 @@ from pnp.system import State, System
 
 pytest.importorskip("numba")
 
-from pnp.compiled import dispatch, stepping
+from pnp.compiled import dispatch, step_rows, stepping
 
 from .problems import Canonical, electrolyte
 from .sweep import random_cells
@@ -113,13 +113,13 @@ class Described:
             outputs = [state]
             ((tape, lane),) = [(tape, list(cells).index(index)) for cells, tape in tapes if index in cells]
             for row, after in itertools.pairwise(tape[: int(taken[index]) + 1, :, lane]):
-                recorded = after[stepping.STATES :].reshape(nodes, 2, species + 1)[:, 0].mT
+                recorded = after[step_rows.STATES :].reshape(nodes, 2, species + 1)[:, 0].mT
                 end = State(recorded[None, :species], recorded[None, species:])
-                length = row[[stepping.DURATION]] / stepping.SHARE
+                length = row[[step_rows.DURATION]] / stepping.SHARE
                 step = RosenbrockStep(one, state, length, amounts[only][..., 0])
                 nothing = torch.zeros(1)
                 state = trace_step(step, StepResult(end, nothing, nothing, nothing))
-                if row[stepping.OUTPUT] >= 0:
+                if row[step_rows.OUTPUT] >= 0:
                     outputs.append(state)
             concentrations.append(torch.stack([state.concentrations for state in outputs], dim=1))
             potentials.append(torch.stack([state.potential for state in outputs], dim=1))

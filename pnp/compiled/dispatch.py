@@ -20,10 +20,10 @@ from .many import few_ions, rest_many, rest_many_adjoint
 from .memory import keep_freed_memory
 from .resting import rest, rest_adjoint
 from .resting import row_count as rest_rows
-from .stepping import Steps, march, tape_width
-from .stepping import row_count as step_rows
+from .step_rows import back_row_count, tape_width
+from .step_rows import row_count as step_rows
+from .stepping import Steps, march
 from .stepping_adjoint import Coefficients, march_adjoint
-from .stepping_adjoint import row_count as adjoint_rows
 
 RESTING_TOGETHER, MARCHING_TOGETHER = 8, 8
 """Lanes of cells that come to rest, and of transients."""
@@ -193,7 +193,7 @@ class _Marched(torch.autograd.Function):
         species, nodes = by_concentrations.shape[2:]
 
         def solve(groups: Any, *arguments: Any) -> None:
-            both = step_rows(nodes, species), adjoint_rows(nodes, species)
+            both = step_rows(nodes, species), back_row_count(nodes, species)
             work = [new_rows(rows, lanes=MARCHING_TOGETHER) for rows in both]
             for index in groups:
                 march_adjoint(*work, ctx.groups[index], _tape_from(tapes[index]), *arguments)

@@ -359,19 +359,36 @@ def load(_typing: Any, rows: Any, row: Any) -> Any:
     return result(rows, types.int64), generate
 
 
-@intrinsic
-def store(_typing: Any, rows: Any, row: Any, value: Any) -> Any:
-    """Put a value into row `row` of an array."""
-    type_ = _lanes(_count(rows))
+def _storing(prepare: Callable) -> Any:
+    """An intrinsic that puts a value into a row with an instruction that is `prepare`d."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        given = _cast(context, builder, arguments[2], value, type_)
-        place = _pointer(context, builder, signature, arguments)
-        instruction = builder.store(given, builder.bitcast(place, ir.PointerType(given.type)))
-        instruction.align = 8
-        return context.get_dummy_value()
+    @intrinsic
+    def operation(_typing: Any, rows: Any, row: Any, value: Any) -> Any:
+        type_ = _lanes(_count(rows))
 
-    return types.void(rows, types.int64, value), generate
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            given = _cast(context, builder, arguments[2], value, type_)
+            place = _pointer(context, builder, signature, arguments)
+            instruction = builder.store(given, builder.bitcast(place, ir.PointerType(given.type)))
+            instruction.align = 8
+            prepare(builder, instruction, 8 * _count(rows))
+            return context.get_dummy_value()
+
+        return types.void(rows, types.int64, value), generate
+
+    return operation
+
+
+def _past_caches(builder: Any, instruction: Any, size: int) -> None:
+    # As far as both numpy's rows of ours and numba's arrays are aligned.
+    instruction.align = min(size, 32)
+    instruction.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_INDEX, 1)]))
+
+
+store = _storing(lambda *_: None)
+"""Put a value into row `row` of an array."""
+write = _storing(_past_caches)
+"""The same for what is not looked at soon: it goes to memory at once and drives nothing else from the caches."""
 
 
 @intrinsic

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..solvers.newton import KEEP_AT_LEAST, NEGLIGIBLE
-from ..solvers.rosenbrock import ORDER, REACHED, REMEMBERED, SHARE
+from ..solvers.rosenbrock import ORDER, SHARE
 from ..solvers.step_size import PER_OCTAVE, SMALLEST_STEP
 from .bernoulli import bernoulli
 from .inputs import Numbers, pack_cells
@@ -37,49 +37,40 @@ from .lanes import (
     square_root,
     store,
     where,
+    write,
 )
-
-STAGES = len(REACHED)
-A = np.array([[*row, *[0.0] * (STAGES - len(row))] for row in REACHED])
-C = np.array([[*row, *[0.0] * (STAGES - len(row))] for row in REMEMBERED])
-"""Coefficients of the method."""
-
-STIFFNESS, VOLUME, FIXED, POTENTIAL, START, CONCENTRATIONS = range(6)
-"""Rows of a node: permittivity over the spacing to its right, control volume, fixed charge in it, potential, the same
-at the start of the step; from there on, for every species: concentration, at the start of the step, mobility over the
-spacing to the right, what is remembered of earlier stages, and what the balance has of the concentration and of the
-potential to the left; then S + 1 rows for the increment of every stage, and the square matrices X and the inverse."""
-(
-    LEFT_SPRING,
-    LEFT_CHARGE,
-    RIGHT_SPRING,
-    RIGHT_CHARGE,
-    STAGE,
-    NORM,
-    POSITIVE,
+from .salt import factorise_salt, stage_down_salt
+from .step_rows import (
     ACCEPTED,
     ARRIVED,
+    CONCENTRATIONS,
+    DURATION,
+    FIXED,
+    LEFT_SPRING,
+    NORM,
+    OUTPUT,
+    POSITIVE,
+    POTENTIAL,
+    RIGHT_SPRING,
+    STAGE,
+    STAGES,
+    START,
+    STATES,
+    STIFFNESS,
+    TAKEN,
     VALENCE,
-) = range(10)
-"""Rows of a cell, after its nodes: the ends as :func:`pnp.compiled.inputs.pack_cells` puts them; the share of the step
-that is implicit; norm of its error, and whether it left no negative concentration; how many steps were accepted before
-it, or -1 if it was not, and the output that it ended at, or -1; then valences, amounts, largest concentrations, and the
-equations of one node."""
+    VOLUME,
+    A,
+    C,
+    increments_at,
+    inverse_at,
+    rows_of_node,
+)
+
 LOST = 1e-10
 """Relative error of an amount at which a step is refused."""
 STUCK, SPENT = 1, 2
 """Why a cell was left: its steps became too small, or too many."""
-
-
-DURATION, OUTPUT, STATES = range(3)
-"""Rows of a recorded step, which has a lane for every cell: the share of its length that is implicit, and the output
-that it ends at or -1; then for every node the S concentrations and the potential at its start, and their increments of
-the last but one stage."""
-
-
-def tape_width(nodes: int, species: int) -> int:
-    """Rows of a recorded step."""
-    return STATES + 2 * (species + 1) * nodes
 
 
 class Steps(NamedTuple):
@@ -90,31 +81,6 @@ class Steps(NamedTuple):
     taken: Any  # length of the one that is tried
     running: Any  # whether there is further to go
     reached: Any  # how many outputs lie behind
-
-
-@inlined
-def increments_at(species: int) -> int:
-    """Where the increments of a node are."""
-    return CONCENTRATIONS + 6 * species
-
-
-@inlined
-def inverse_at(species: int) -> int:
-    """Where the inverse of a node is; X comes before it."""
-    return increments_at(species) + (STAGES + species + 1) * (species + 1)
-
-
-@inlined
-def rows_of_node(species: int) -> int:
-    """How many there are."""
-    return inverse_at(species) + (species + 1) ** 2
-
-
-@kernel
-def row_count(nodes: int, species: int) -> int:
-    """How many rows the work of one group takes."""
-    block = 2 * (species + 1) ** 2
-    return nodes * rows_of_node(species) + VALENCE + 3 * species + block + 8 * species
 
 
 @inlined
@@ -166,7 +132,7 @@ def factorise(work: Any, nodes: int, species: int, general: Any, held: Any, bath
     `general` is None for two species, because numba then leaves out the branch of the others.
     """
     if general is None:
-        _factorise_salt(work, nodes, held, baths)
+        factorise_salt(work, nodes, held, baths)
     else:
         _factorise_many(work, nodes, species, held, baths)
 
@@ -285,105 +251,17 @@ def _times_inverse(work: Any, base: int, species: int, y: int, spare: int) -> No
 
 
 @part
-def _factorise_salt(work: Any, nodes: int, held: Any, baths: Any) -> None:
-    """The same for two species, written out, so that the equations of a node stay in registers."""
-    fields = rows_of_node(2)
-    own = nodes * fields
-    tau, z0, z1 = load(work, own + STAGE), load(work, own + VALENCE), load(work, own + VALENCE + 1)
-    mirrored = not any_lane(opposite(z1 == -z0))
-    mobility, alphas, y, inverse = CONCENTRATIONS + 4, CONCENTRATIONS + 8, increments_at(2), inverse_at(2)
-    x = inverse - 9
-    none, one = splat(work, 0.0), splat(work, 1.0)
-    # Of the edge to the left, times the step: fluxes and their derivatives; permittivity over spacing.
-    flux0, flux1, out0, out1, in0, in1 = none, none, none, none, none, none
-    slope0, slope1, stiff, y0, y1, y2 = none, none, none, none, none, none
-    x00, x01, x02, x10, x11, x12, x20, x21, x22 = none, none, none, none, none, none, none, none, none
-    here0, here1, phi = load(work, CONCENTRATIONS), load(work, CONCENTRATIONS + 1), load(work, POTENTIAL)
-    before = phi
-    for k in range(nodes):
-        base = k * fields
-        volume = load(work, base + VOLUME)
-        # The row of the potential: Gauss's law.
-        d20, d21, d22 = -z0 * volume, -z1 * volume, stiff
-        gauss = stiff * (phi - before) - load(work, base + FIXED) - volume * (z0 * here0 + z1 * here1)
-        if k == 0 or k == nodes - 1:
-            end = own + LEFT_SPRING if k == 0 else own + RIGHT_SPRING
-            d22 = d22 + load(work, end)
-            gauss = gauss + load(work, end) * phi - load(work, end + 1)
-        d20, d21, d22, r2 = d20 + stiff * x20, d21 + stiff * x21, d22 + stiff * x22, stiff * y2
-        if baths[k]:
-            out0, out1, slope0, slope1 = none, none, none, none
-        store(work, base + alphas, out0)
-        store(work, base + alphas + 1, out1)
-        store(work, base + alphas + 2, slope0)
-        store(work, base + alphas + 3, slope1)
-        # Rows of the species, with what the node before leaves.
-        d00, d02 = volume + in0 + out0 * x00 - slope0 * x20, out0 * x02 - slope0 * (one + x22)
-        d11, d12 = volume + in1 + out1 * x11 - slope1 * x21, out1 * x12 - slope1 * (one + x22)
-        d01, d10 = out0 * x01 - slope0 * x21, out1 * x10 - slope1 * x20
-        r0, r1 = flux0 + out0 * y0 - slope0 * y2, flux1 + out1 * y1 - slope1 * y2
-        c00, c11, c02, c12, c22 = none, none, none, none, none
-        before = phi
-        if k < nodes - 1:
-            next_ = base + fields
-            there0, there1 = load(work, next_ + CONCENTRATIONS), load(work, next_ + CONCENTRATIONS + 1)
-            phi = load(work, next_ + POTENTIAL)
-            stiff = load(work, base + STIFFNESS)
-            d22, gauss, c22 = d22 + stiff, gauss + stiff * (before - phi), -stiff
-            jump = phi - before
-            ahead, back, slope = bernoulli(z0 * jump)
-            speed = tau * load(work, base + mobility)
-            out0, in0 = speed * ahead, speed * back
-            slope0 = speed * z0 * (slope * here0 - (one + slope) * there0)
-            if mirrored:
-                ahead, back, slope = back, ahead, -one - slope
-            else:
-                ahead, back, slope = bernoulli(z1 * jump)
-            speed = tau * load(work, base + mobility + 1)
-            out1, in1 = speed * ahead, speed * back
-            slope1 = speed * z1 * (slope * here1 - (one + slope) * there1)
-            flux0, flux1 = out0 * here0 - in0 * there0, out1 * here1 - in1 * there1
-            r0, r1 = r0 - flux0, r1 - flux1
-            d00, d11, d02, d12 = d00 + out0, d11 + out1, d02 - slope0, d12 - slope1
-            c00, c11, c02, c12 = -in0, -in1, slope0, slope1
-            here0, here1 = there0, there1
-        r2 = r2 - gauss
-        if baths[k]:
-            d00, d01, d02, c00, c02 = one, none, none, none, none
-            d10, d11, d12, c11, c12 = none, one, none, none, none
-            r0, r1 = none, none
-        if held[k]:
-            d20, d21, d22, c22, r2 = none, none, one, none, none
-        # The inverse: of the species first, then of what they leave of the potential.
-        i = one / (d00 * d11 - d01 * d10)
-        e00, e01, e10, e11 = i * d11, -i * d01, -i * d10, i * d00
-        f0, f1 = e00 * d02 + e01 * d12, e10 * d02 + e11 * d12
-        g0, g1 = d20 * e00 + d21 * e10, d20 * e01 + d21 * e11
-        v22 = one / (d22 - d20 * f0 - d21 * f1)
-        v20, v21, v02, v12 = -v22 * g0, -v22 * g1, -v22 * f0, -v22 * f1
-        v00, v01, v10, v11 = e00 - f0 * v20, e01 - f0 * v21, e10 - f1 * v20, e11 - f1 * v21
-        y0, y1, y2 = (
-            v00 * r0 + v01 * r1 + v02 * r2,
-            v10 * r0 + v11 * r1 + v12 * r2,
-            v20 * r0 + v21 * r1 + v22 * r2,
-        )
-        x00, x10, x20 = v00 * c00, v10 * c00, v20 * c00
-        x01, x11, x21 = v01 * c11, v11 * c11, v21 * c11
-        x02, x12 = v00 * c02 + v01 * c12 + v02 * c22, v10 * c02 + v11 * c12 + v12 * c22
-        x22 = v20 * c02 + v21 * c12 + v22 * c22
-        for row, value in enumerate((y0, y1, y2)):
-            store(work, base + y + row, value)
-        for row, value in enumerate((x00, x01, x02, x10, x11, x12, x20, x21, x22)):
-            store(work, base + x + row, value)
-        for row, value in enumerate((v00, v01, v02, v10, v11, v12, v20, v21, v22)):
-            store(work, base + inverse + row, value)
-
-
-@part
 def stage_down(work: Any, nodes: int, species: int, general: Any, stage: int, held: Any, baths: Any) -> None:
     """Begin one of the later stages: the state it looks at, and its equations eliminated from the left."""
     if general is None:
-        species = 2  # as a constant
+        stage_down_salt(work, nodes, stage, held, baths)
+    else:
+        _stage_down_many(work, nodes, species, stage, held, baths)
+
+
+@part
+def _stage_down_many(work: Any, nodes: int, species: int, stage: int, held: Any, baths: Any) -> None:
+    """For any number of species."""
     fields, size = rows_of_node(species), species + 1
     own = nodes * fields
     valence = own + VALENCE
@@ -443,7 +321,7 @@ def reach(work: Any, base: int, species: int, stage: int, remember: bool) -> Non
 def stage_up(work: Any, nodes: int, species: int, general: Any, stage: int) -> None:
     """Substitute back."""
     if general is None:
-        species = 2
+        species = 2  # as a constant
     fields, size = rows_of_node(species), species + 1
     y = increments_at(species) + stage * size
     x = inverse_at(species) - size * size
@@ -679,6 +557,7 @@ def _record(work: Any, lane: int, potential: Any, concentrations: Any) -> None:
 def _record_start(work: Any, nodes: int, species: int, step: Any) -> None:
     """Copy where the first steps start."""
     fields, size = rows_of_node(species), species + 1
+    store(work, nodes * fields + TAKEN, splat(work, 0.0))
     for k in range(nodes):
         base, row = k * fields, STATES + 2 * size * k
         for s in range(species):
@@ -690,6 +569,9 @@ def _record_start(work: Any, nodes: int, species: int, step: Any) -> None:
 def _record_steps(work: Any, nodes: int, species: int, tape: Any) -> Any:
     """Copy the steps that were accepted, each to where its cell has come; cells that have come as far together."""
     own = nodes * rows_of_node(species)
+    before = load(work, own + ACCEPTED)
+    taken = where(before >= 0.0, before + 1.0, load(work, own + TAKEN))
+    store(work, own + TAKEN, taken)
     for lane in range(lanes_in(work)):
         accepted = get(work, own + ACCEPTED, lane)
         first = accepted >= 0.0
@@ -699,25 +581,33 @@ def _record_steps(work: Any, nodes: int, species: int, tape: Any) -> Any:
             step = int(accepted)
             if step + 2 > tape.shape[0]:
                 tape = _longer(tape)
-            _record_step(work, nodes, species, accepted, tape[step], tape[step + 1])
+            theirs = before == accepted
+            # Whether others have already been where these arrive.
+            others = any_lane(opposite(theirs) & (taken > accepted))
+            _record_step(work, nodes, species, theirs, others, tape[step], tape[step + 1])
     return tape
 
 
 @part
-def _record_step(work: Any, nodes: int, species: int, accepted: float, step: Any, later: Any) -> None:
+def _record_step(
+    work: Any, nodes: int, species: int, theirs: Any, others: bool, step: Any, later: Any
+) -> None:
     """Copy the step of the cells that have come so far: an increment that the way back needs, and its end."""
     fields, size = rows_of_node(species), species + 1
-    own, increment = nodes * fields, increments_at(species) + (STAGES - 2) * size
-    theirs = load(work, own + ACCEPTED) == accepted
+    own, increments = nodes * fields, increments_at(species) + (STAGES - 2) * size
     store(step, DURATION, where(theirs, load(work, own + STAGE), load(step, DURATION)))
     store(step, OUTPUT, where(theirs, load(work, own + ARRIVED), load(step, OUTPUT)))
     for k in range(nodes):
         base, row = k * fields, STATES + 2 * size * k
         for s in range(size):
-            at = base + POTENTIAL if s == species else base + CONCENTRATIONS + s
-            store(later, row + s, where(theirs, load(work, at), load(later, row + s)))
-            at = row + size + s
-            store(step, at, where(theirs, load(work, base + increment + s), load(step, at)))
+            end = load(work, base + POTENTIAL if s == species else base + CONCENTRATIONS + s)
+            increment = load(work, base + increments + s)
+            if others:
+                store(later, row + s, where(theirs, end, load(later, row + s)))
+                store(step, row + size + s, where(theirs, increment, load(step, row + size + s)))
+            else:
+                write(later, row + s, end)
+                write(step, row + size + s, increment)
 
 
 @part

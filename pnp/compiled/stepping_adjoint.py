@@ -19,11 +19,18 @@ import numpy as np
 from ..solvers.rosenbrock import SHARE
 from .bernoulli import bernoulli, bernoulli_curvature
 from .lanes import any_lane, get, inlined, kernel, lanes_in, load, opposite, part, put, splat, store, where
-from .stepping import (
+from .salt import multiply_salt, pull_salt, through_matrix_salt
+from .step_rows import (
     CONCENTRATIONS,
     DURATION,
+    ENDS,
     FIXED,
     LEFT_SPRING,
+    OF_FIXED,
+    OF_MOBILITIES,
+    OF_STIFFNESS,
+    OF_VALENCES,
+    OF_VOLUME,
     OUTPUT,
     POTENTIAL,
     RIGHT_SPRING,
@@ -36,44 +43,15 @@ from .stepping import (
     VOLUME,
     A,
     C,
-    factorise,
+    back_row_count,
+    back_rows_of_node,
     increments_at,
     inverse_at,
-    reach,
+    multipliers_at,
+    pulled_at,
     rows_of_node,
-    stage_down,
-    stage_up,
 )
-
-OF_STIFFNESS, OF_VOLUME, OF_FIXED, OF_MOBILITIES = range(4)
-"""Rows of a node beside those of the steps: derivatives by what :class:`Coefficients` list; from there on S of them,
-and for every stage S + 1 multipliers and S + 1 derivatives q by the state that it looked at. Those of the last stage
-begin as the derivatives by the end of the step, and those of the stage before, which looked at the same state but for
-one increment, have them in."""
-ENDS, OF_VALENCES = 0, 4
-"""Rows of a cell, after its nodes: derivatives by spring and charge of either end, and by the valences."""
-
-
-@inlined
-def _multipliers_at(species: int) -> int:
-    return OF_MOBILITIES + species
-
-
-@inlined
-def _pulled_at(species: int) -> int:
-    return OF_MOBILITIES + species + STAGES * (species + 1)
-
-
-@inlined
-def _rows(species: int) -> int:
-    """Of a node."""
-    return OF_MOBILITIES + species + 2 * STAGES * (species + 1)
-
-
-@kernel
-def row_count(nodes: int, species: int) -> int:
-    """How many rows the derivatives of one group take."""
-    return nodes * _rows(species) + OF_VALENCES + species
+from .stepping import factorise, reach, stage_down, stage_up
 
 
 class Coefficients(NamedTuple):
@@ -137,21 +115,28 @@ def march_adjoint(
             stage_down(work, nodes, species, general, stage, held, baths)
             stage_up(work, nodes, species, general, stage)
         for j in range(STAGES):
-            _multiply(work, back, nodes, species, general, STAGES - 1 - j, baths)
-            _pull(work, back, nodes, species, general, STAGES - 1 - j, held, baths, whole)
-        _through_matrix(work, back, nodes, species, general, baths, whole)
+            multiply(work, back, nodes, species, general, STAGES - 1 - j, baths)
+            pull(work, back, nodes, species, general, STAGES - 1 - j, held, baths, whole)
+        through_matrix(work, back, nodes, species, general, baths, whole)
     for lane in range(cells.size):
         _unpack(back, lane, group[lane], found)
 
 
 @part
-def _multiply(work: Any, back: Any, nodes: int, species: int, general: Any, stage: int, baths: Any) -> None:
+def multiply(work: Any, back: Any, nodes: int, species: int, general: Any, stage: int, baths: Any) -> None:
     """Begin the multipliers of a stage: its transposed equations from the left, with the factors of the step."""
     if general is None:
-        species = 2  # as a constant
-    fields, rows, size = rows_of_node(species), _rows(species), species + 1
+        multiply_salt(work, back, nodes, stage, baths)
+    else:
+        _multiply_many(work, back, nodes, species, stage, baths)
+
+
+@part
+def _multiply_many(work: Any, back: Any, nodes: int, species: int, stage: int, baths: Any) -> None:
+    """For any number of species."""
+    fields, rows, size = rows_of_node(species), back_rows_of_node(species), species + 1
     x = inverse_at(species) - size * size
-    multipliers, pulled = _multipliers_at(species), _pulled_at(species)
+    multipliers, pulled = multipliers_at(species), pulled_at(species)
     own = multipliers + stage * size
     for k in range(nodes):
         base, beside = k * fields, k * rows
@@ -175,7 +160,7 @@ def _multiply(work: Any, back: Any, nodes: int, species: int, general: Any, stag
 
 
 @part
-def _pull(
+def pull(
     work: Any,
     back: Any,
     nodes: int,
@@ -191,14 +176,23 @@ def _pull(
     And by the numbers, if `whole` by all of them, else not by volumes, fixed charge and valences.
     """
     if general is None:
-        species = 2
-    fields, rows, size = rows_of_node(species), _rows(species), species + 1
+        pull_salt(work, back, nodes, stage, held, baths, whole)
+    else:
+        _pull_many(work, back, nodes, species, stage, held, baths, whole)
+
+
+@part
+def _pull_many(
+    work: Any, back: Any, nodes: int, species: int, stage: int, held: Any, baths: Any, whole: bool
+) -> None:
+    """For any number of species."""
+    fields, rows, size = rows_of_node(species), back_rows_of_node(species), species + 1
     valence, of_valences = nodes * fields + VALENCE, nodes * rows + OF_VALENCES
     spare = valence + 3 * species
     known, alphas = CONCENTRATIONS + 3 * species, CONCENTRATIONS + 4 * species
     inverse, increments = inverse_at(species), increments_at(species) + stage * size
-    own, pulled = _multipliers_at(species) + stage * size, _pulled_at(species) + stage * size
-    end_ = _pulled_at(species) + (STAGES - 1) * size
+    own, pulled = multipliers_at(species) + stage * size, pulled_at(species) + stage * size
+    end_ = pulled_at(species) + (STAGES - 1) * size
     none, tau = splat(work, 0.0), load(work, nodes * fields + STAGE)
     for i in range(nodes):
         k = nodes - 1 - i
@@ -309,9 +303,9 @@ def _pulls(work: Any, back: Any, k: int, species: int, baths: Any, s: int) -> An
     size = species + 1
     base, beside = (
         k * rows_of_node(species) + increments_at(species),
-        k * _rows(species) + _multipliers_at(species),
+        k * back_rows_of_node(species) + multipliers_at(species),
     )
-    next_, later = base + rows_of_node(species), beside + _rows(species)
+    next_, later = base + rows_of_node(species), beside + back_rows_of_node(species)
     left, right, strained = splat(work, 0.0), splat(work, 0.0), splat(work, 0.0)
     here = 0.0 if baths[k] else 1.0
     there = 0.0 if baths[k + 1] else 1.0
@@ -326,15 +320,22 @@ def _pulls(work: Any, back: Any, k: int, species: int, baths: Any, s: int) -> An
 
 
 @part
-def _through_matrix(
+def through_matrix(
     work: Any, back: Any, nodes: int, species: int, general: Any, baths: Any, whole: bool
 ) -> None:
     """What the matrix adds; then all derivatives by the start, which is the end of the step before."""
     if general is None:
-        species = 2
-    fields, rows, size = rows_of_node(species), _rows(species), species + 1
+        through_matrix_salt(work, back, nodes, baths, whole)
+    else:
+        _through_matrix_many(work, back, nodes, species, baths, whole)
+
+
+@part
+def _through_matrix_many(work: Any, back: Any, nodes: int, species: int, baths: Any, whole: bool) -> None:
+    """For any number of species."""
+    fields, rows, size = rows_of_node(species), back_rows_of_node(species), species + 1
     valence, of_valences = nodes * fields + VALENCE, nodes * rows + OF_VALENCES
-    starts, pulled = CONCENTRATIONS + species, _pulled_at(species)
+    starts, pulled = CONCENTRATIONS + species, pulled_at(species)
     last = pulled + (STAGES - 1) * size
     none, tau = splat(work, 0.0), load(work, nodes * fields + STAGE)
     for k in range(nodes):
@@ -407,7 +408,7 @@ def _put_step(work: Any, nodes: int, species: int, general: Any, step: Any, late
 def _add_output(back: Any, lane: int, by_potential: Any, by_concentrations: Any) -> None:
     """What an output adds to the derivatives by the end of the step that arrived at it."""
     species, nodes = by_concentrations.shape
-    rows, last = _rows(species), _pulled_at(species) + (STAGES - 1) * (species + 1)
+    rows, last = back_rows_of_node(species), pulled_at(species) + (STAGES - 1) * (species + 1)
     for k in range(nodes):
         at = k * rows + last
         for s in range(species):
@@ -422,7 +423,7 @@ def _pack(work: Any, back: Any, group: Any, given: Coefficients) -> None:
     fields = rows_of_node(species)
     own = nodes * fields
     store(work, own + STAGE, splat(work, 0.0))
-    for row in range(row_count(nodes, species)):
+    for row in range(back_row_count(nodes, species)):
         store(back, row, splat(back, 0.0))
     for lane in range(lanes_in(work)):
         cell = group[lane]
@@ -447,7 +448,7 @@ def _pack(work: Any, back: Any, group: Any, given: Coefficients) -> None:
 def _unpack(back: Any, lane: int, cell: int, found: Coefficients) -> None:
     """Read off the derivatives by the numbers and the start of one cell."""
     species, nodes = found.start.shape[1:]
-    rows, last = _rows(species), _pulled_at(species) + (STAGES - 1) * (species + 1)
+    rows, last = back_rows_of_node(species), pulled_at(species) + (STAGES - 1) * (species + 1)
     own = nodes * rows
     for k in range(nodes):
         beside = k * rows

@@ -1,0 +1,442 @@
+"""Sweeps of transients for two species, written out so that the equations of a node stay in registers.
+
+What they do is said in :mod:`pnp.compiled.stepping` and :mod:`pnp.compiled.stepping_adjoint`, which have the same for
+any number of species.
+"""
+
+from typing import Any
+
+from ..solvers.rosenbrock import SHARE
+from .bernoulli import bernoulli, bernoulli_curvature
+from .lanes import any_lane, inlined, load, opposite, part, splat, store
+from .step_rows import (
+    CONCENTRATIONS,
+    ENDS,
+    FIXED,
+    LEFT_SPRING,
+    OF_FIXED,
+    OF_MOBILITIES,
+    OF_STIFFNESS,
+    OF_VALENCES,
+    OF_VOLUME,
+    POTENTIAL,
+    RIGHT_SPRING,
+    STAGE,
+    STAGES,
+    START,
+    STIFFNESS,
+    VALENCE,
+    VOLUME,
+    A,
+    C,
+    back_rows_of_node,
+    increments_at,
+    inverse_at,
+    multipliers_at,
+    pulled_at,
+    rows_of_node,
+)
+
+
+@part
+def factorise_salt(work: Any, nodes: int, held: Any, baths: Any) -> None:
+    """See :func:`pnp.compiled.stepping.factorise`."""
+    fields = rows_of_node(2)
+    own = nodes * fields
+    tau, z0, z1 = load(work, own + STAGE), load(work, own + VALENCE), load(work, own + VALENCE + 1)
+    mirrored = not any_lane(opposite(z1 == -z0))
+    mobility, alphas, y, inverse = CONCENTRATIONS + 4, CONCENTRATIONS + 8, increments_at(2), inverse_at(2)
+    x = inverse - 9
+    none, one = splat(work, 0.0), splat(work, 1.0)
+    # Of the edge to the left, times the step: fluxes and their derivatives; permittivity over spacing.
+    flux0, flux1, out0, out1, in0, in1 = none, none, none, none, none, none
+    slope0, slope1, stiff, y0, y1, y2 = none, none, none, none, none, none
+    x00, x01, x02, x10, x11, x12, x20, x21, x22 = none, none, none, none, none, none, none, none, none
+    here0, here1, phi = load(work, CONCENTRATIONS), load(work, CONCENTRATIONS + 1), load(work, POTENTIAL)
+    before = phi
+    for k in range(nodes):
+        base = k * fields
+        volume = load(work, base + VOLUME)
+        # The row of the potential: Gauss's law.
+        d20, d21, d22 = -z0 * volume, -z1 * volume, stiff
+        gauss = stiff * (phi - before) - load(work, base + FIXED) - volume * (z0 * here0 + z1 * here1)
+        if k == 0 or k == nodes - 1:
+            end = own + LEFT_SPRING if k == 0 else own + RIGHT_SPRING
+            d22 = d22 + load(work, end)
+            gauss = gauss + load(work, end) * phi - load(work, end + 1)
+        d20, d21, d22, r2 = d20 + stiff * x20, d21 + stiff * x21, d22 + stiff * x22, stiff * y2
+        if baths[k]:
+            out0, out1, slope0, slope1 = none, none, none, none
+        store(work, base + alphas, out0)
+        store(work, base + alphas + 1, out1)
+        store(work, base + alphas + 2, slope0)
+        store(work, base + alphas + 3, slope1)
+        # Rows of the species, with what the node before leaves.
+        d00, d02 = volume + in0 + out0 * x00 - slope0 * x20, out0 * x02 - slope0 * (one + x22)
+        d11, d12 = volume + in1 + out1 * x11 - slope1 * x21, out1 * x12 - slope1 * (one + x22)
+        d01, d10 = out0 * x01 - slope0 * x21, out1 * x10 - slope1 * x20
+        r0, r1 = flux0 + out0 * y0 - slope0 * y2, flux1 + out1 * y1 - slope1 * y2
+        c00, c11, c02, c12, c22 = none, none, none, none, none
+        before = phi
+        if k < nodes - 1:
+            next_ = base + fields
+            there0, there1 = load(work, next_ + CONCENTRATIONS), load(work, next_ + CONCENTRATIONS + 1)
+            phi = load(work, next_ + POTENTIAL)
+            stiff = load(work, base + STIFFNESS)
+            d22, gauss, c22 = d22 + stiff, gauss + stiff * (before - phi), -stiff
+            jump = phi - before
+            ahead, back, slope = bernoulli(z0 * jump)
+            speed = tau * load(work, base + mobility)
+            out0, in0 = speed * ahead, speed * back
+            slope0 = speed * z0 * (slope * here0 - (one + slope) * there0)
+            if mirrored:
+                ahead, back, slope = back, ahead, -one - slope
+            else:
+                ahead, back, slope = bernoulli(z1 * jump)
+            speed = tau * load(work, base + mobility + 1)
+            out1, in1 = speed * ahead, speed * back
+            slope1 = speed * z1 * (slope * here1 - (one + slope) * there1)
+            flux0, flux1 = out0 * here0 - in0 * there0, out1 * here1 - in1 * there1
+            r0, r1 = r0 - flux0, r1 - flux1
+            d00, d11, d02, d12 = d00 + out0, d11 + out1, d02 - slope0, d12 - slope1
+            c00, c11, c02, c12 = -in0, -in1, slope0, slope1
+            here0, here1 = there0, there1
+        r2 = r2 - gauss
+        if baths[k]:
+            d00, d01, d02, c00, c02 = one, none, none, none, none
+            d10, d11, d12, c11, c12 = none, one, none, none, none
+            r0, r1 = none, none
+        if held[k]:
+            d20, d21, d22, c22, r2 = none, none, one, none, none
+        # The inverse: of the species first, then of what they leave of the potential.
+        i = one / (d00 * d11 - d01 * d10)
+        e00, e01, e10, e11 = i * d11, -i * d01, -i * d10, i * d00
+        f0, f1 = e00 * d02 + e01 * d12, e10 * d02 + e11 * d12
+        g0, g1 = d20 * e00 + d21 * e10, d20 * e01 + d21 * e11
+        v22 = one / (d22 - d20 * f0 - d21 * f1)
+        v20, v21, v02, v12 = -v22 * g0, -v22 * g1, -v22 * f0, -v22 * f1
+        v00, v01, v10, v11 = e00 - f0 * v20, e01 - f0 * v21, e10 - f1 * v20, e11 - f1 * v21
+        y0, y1, y2 = (
+            v00 * r0 + v01 * r1 + v02 * r2,
+            v10 * r0 + v11 * r1 + v12 * r2,
+            v20 * r0 + v21 * r1 + v22 * r2,
+        )
+        x00, x10, x20 = v00 * c00, v10 * c00, v20 * c00
+        x01, x11, x21 = v01 * c11, v11 * c11, v21 * c11
+        x02, x12 = v00 * c02 + v01 * c12 + v02 * c22, v10 * c02 + v11 * c12 + v12 * c22
+        x22 = v20 * c02 + v21 * c12 + v22 * c22
+        for row, value in enumerate((y0, y1, y2)):
+            store(work, base + y + row, value)
+        for row, value in enumerate((x00, x01, x02, x10, x11, x12, x20, x21, x22)):
+            store(work, base + x + row, value)
+        for row, value in enumerate((v00, v01, v02, v10, v11, v12, v20, v21, v22)):
+            store(work, base + inverse + row, value)
+
+
+@inlined
+def _reached(work: Any, base: int, stage: int) -> Any:
+    """The concentrations and the potential that a stage looks at, and what it remembers of increments before it."""
+    starts, increments = base + CONCENTRATIONS + 2, base + increments_at(2)
+    c0, c1, phi = load(work, starts), load(work, starts + 1), load(work, base + START)
+    known0, known1 = splat(work, 0.0), splat(work, 0.0)
+    for j in range(stage):
+        a, c, row = A[stage, j], C[stage, j], increments + 3 * j
+        increment0, increment1 = load(work, row), load(work, row + 1)
+        c0, c1, phi = c0 + a * increment0, c1 + a * increment1, phi + a * load(work, row + 2)
+        known0, known1 = known0 + c * increment0, known1 + c * increment1
+    return c0, c1, phi, known0, known1
+
+
+@part
+def stage_down_salt(work: Any, nodes: int, stage: int, held: Any, baths: Any) -> None:
+    """See :func:`pnp.compiled.stepping.stage_down`; the state is kept of the last stage only."""
+    fields = rows_of_node(2)
+    own = nodes * fields
+    tau, z0, z1 = load(work, own + STAGE), load(work, own + VALENCE), load(work, own + VALENCE + 1)
+    mirrored = not any_lane(opposite(z1 == -z0))
+    mobility, alphas = CONCENTRATIONS + 4, CONCENTRATIONS + 8
+    y, inverse = increments_at(2) + 3 * stage, inverse_at(2)
+    none = splat(work, 0.0)
+    # Of the edge to the left: fluxes times the step, permittivity over spacing; then increments of the node there.
+    flux0, flux1, stiff, y0, y1, y2 = none, none, none, none, none, none
+    here0, here1, phi, known0, known1 = _reached(work, 0, stage)
+    before = phi
+    for k in range(nodes):
+        base = k * fields
+        if stage == STAGES - 1:
+            store(work, base + CONCENTRATIONS, here0)
+            store(work, base + CONCENTRATIONS + 1, here1)
+            store(work, base + POTENTIAL, phi)
+        volume = load(work, base + VOLUME)
+        remembered = SHARE * volume
+        slope0, slope1 = load(work, base + alphas + 2), load(work, base + alphas + 3)
+        r0 = flux0 + remembered * known0 + load(work, base + alphas) * y0 - slope0 * y2
+        r1 = flux1 + remembered * known1 + load(work, base + alphas + 1) * y1 - slope1 * y2
+        gauss = stiff * (phi - before) - load(work, base + FIXED) - volume * (z0 * here0 + z1 * here1)
+        if k == 0 or k == nodes - 1:
+            end = own + LEFT_SPRING if k == 0 else own + RIGHT_SPRING
+            gauss = gauss + load(work, end) * phi - load(work, end + 1)
+        r2, before = stiff * y2, phi
+        if k < nodes - 1:
+            there0, there1, phi, known0, known1 = _reached(work, base + fields, stage)
+            stiff = load(work, base + STIFFNESS)
+            jump = phi - before
+            gauss = gauss - stiff * jump
+            ahead, back, _ = bernoulli(z0 * jump)
+            flux0 = tau * load(work, base + mobility) * (ahead * here0 - back * there0)
+            if mirrored:
+                ahead, back = back, ahead
+            else:
+                ahead, back, _ = bernoulli(z1 * jump)
+            flux1 = tau * load(work, base + mobility + 1) * (ahead * here1 - back * there1)
+            r0, r1 = r0 - flux0, r1 - flux1
+            here0, here1 = there0, there1
+        r2 = r2 - gauss
+        if baths[k]:
+            r0, r1 = none, none
+        if held[k]:
+            r2 = none
+        row = base + inverse
+        y0 = load(work, row) * r0 + load(work, row + 1) * r1 + load(work, row + 2) * r2
+        y1 = load(work, row + 3) * r0 + load(work, row + 4) * r1 + load(work, row + 5) * r2
+        y2 = load(work, row + 6) * r0 + load(work, row + 7) * r1 + load(work, row + 8) * r2
+        store(work, base + y, y0)
+        store(work, base + y + 1, y1)
+        store(work, base + y + 2, y2)
+
+
+@part
+def multiply_salt(work: Any, back: Any, nodes: int, stage: int, baths: Any) -> None:
+    """See :func:`pnp.compiled.stepping_adjoint.multiply`."""
+    fields, rows = rows_of_node(2), back_rows_of_node(2)
+    multipliers, pulled, x = multipliers_at(2), pulled_at(2), inverse_at(2) - 9
+    end, last = pulled + 3 * (STAGES - 1), multipliers + 3 * (STAGES - 1)
+    none = splat(work, 0.0)
+    m0, m1, m2 = none, none, none
+    for k in range(nodes):
+        base, beside = k * fields, k * rows
+        value0, value1, value2, known0, known1 = none, none, none, none, none
+        if stage >= STAGES - 2:
+            value0, value1 = load(back, beside + end), load(back, beside + end + 1)
+            value2 = load(back, beside + end + 2)
+        for j in range(stage + 1, STAGES - 1):
+            a, c, row = A[j, stage], C[j, stage], beside + 3 * j
+            value0 = value0 + a * load(back, row + pulled)
+            value1 = value1 + a * load(back, row + pulled + 1)
+            value2 = value2 + a * load(back, row + pulled + 2)
+            known0 = known0 + c * load(back, row + multipliers)
+            known1 = known1 + c * load(back, row + multipliers + 1)
+        if stage < STAGES - 1:
+            c = C[STAGES - 1, stage]
+            known0 = known0 + c * load(back, beside + last)
+            known1 = known1 + c * load(back, beside + last + 1)
+        if not baths[k]:
+            remembered = SHARE * load(work, base + VOLUME)
+            value0, value1 = value0 + remembered * known0, value1 + remembered * known1
+        if k > 0:
+            row = base - fields + x
+            value0 = value0 - load(work, row) * m0 - load(work, row + 3) * m1 - load(work, row + 6) * m2
+            value1 = value1 - load(work, row + 1) * m0 - load(work, row + 4) * m1 - load(work, row + 7) * m2
+            value2 = value2 - load(work, row + 2) * m0 - load(work, row + 5) * m1 - load(work, row + 8) * m2
+        m0, m1, m2 = value0, value1, value2
+        own = beside + multipliers + 3 * stage
+        store(back, own, m0)
+        store(back, own + 1, m1)
+        store(back, own + 2, m2)
+
+
+@part
+def pull_salt(work: Any, back: Any, nodes: int, stage: int, held: Any, baths: Any, whole: bool) -> None:
+    """See :func:`pnp.compiled.stepping_adjoint.pull`."""
+    fields, rows = rows_of_node(2), back_rows_of_node(2)
+    cell, of_cell = nodes * fields, nodes * rows
+    tau, z0, z1 = load(work, cell + STAGE), load(work, cell + VALENCE), load(work, cell + VALENCE + 1)
+    mirrored = not any_lane(opposite(z1 == -z0))
+    mobility, alphas = CONCENTRATIONS + 4, CONCENTRATIONS + 8
+    inverse, increments = inverse_at(2), increments_at(2) + 3 * stage
+    own, pulled = multipliers_at(2) + 3 * stage, pulled_at(2) + 3 * stage
+    end = pulled_at(2) + 3 * (STAGES - 1)
+    none, one = splat(work, 0.0), splat(work, 1.0)
+    # Of the node to the right: its state, multipliers of equations that it has, and derivatives without the edge.
+    there0, there1, after, end_after, beyond0, beyond1, strain = none, none, none, none, none, none, none
+    q0, q1, q2 = none, none, none
+    of_valence0, of_valence1 = none, none
+    for i in range(nodes):
+        k = nodes - 1 - i
+        base, beside = k * fields, k * rows
+        # Transposed substitution.
+        v0, v1, v2 = load(back, beside + own), load(back, beside + own + 1), load(back, beside + own + 2)
+        stiff = none
+        if i > 0:
+            row = base + fields + alphas
+            stiff = load(work, base + STIFFNESS)
+            v0, v1 = v0 + load(work, row) * beyond0, v1 + load(work, row + 1) * beyond1
+            v2 = v2 + stiff * strain - load(work, row + 2) * beyond0 - load(work, row + 3) * beyond1
+        row = base + inverse
+        m0 = load(work, row) * v0 + load(work, row + 3) * v1 + load(work, row + 6) * v2
+        m1 = load(work, row + 1) * v0 + load(work, row + 4) * v1 + load(work, row + 7) * v2
+        m2 = load(work, row + 2) * v0 + load(work, row + 5) * v1 + load(work, row + 8) * v2
+        store(back, beside + own, m0)
+        store(back, beside + own + 1, m1)
+        store(back, beside + own + 2, m2)
+        # Derivatives by the state.
+        here0, here1, phi, known0, known1 = _reached(work, base, stage)
+        row = base + increments
+        increment0, increment1, increment2 = load(work, row), load(work, row + 1), load(work, row + 2)
+        if stage == STAGES - 1:
+            # What was recorded is the end of the step.
+            increment0, increment1, increment2 = increment0 - here0, increment1 - here1, increment2 - phi
+            store(work, row, increment0)
+            store(work, row + 1, increment1)
+            store(work, row + 2, increment2)
+        volume, at_end = load(work, base + VOLUME), phi + increment2
+        if baths[k]:
+            m0, m1 = none, none
+        if held[k]:
+            m2 = none
+        of0, of1, of2 = m2 * z0 * volume, m2 * z1 * volume, none
+        if stage >= STAGES - 2:
+            of0, of1 = of0 + load(back, beside + end), of1 + load(back, beside + end + 1)
+            of2 = load(back, beside + end + 2)
+        if k == 0 or k == nodes - 1:
+            side = of_cell + ENDS + (0 if k == 0 else 2)
+            store(back, side, load(back, side) - m2 * at_end)
+            store(back, side + 1, load(back, side + 1) + m2)
+            of2 = of2 - m2 * load(work, cell + (LEFT_SPRING if k == 0 else RIGHT_SPRING))
+        if whole:
+            total0, total1 = here0 + increment0, here1 + increment1
+            of_volume = load(back, beside + OF_VOLUME) + m2 * (z0 * total0 + z1 * total1)
+            of_volume = of_volume + m0 * (SHARE * known0 - increment0) + m1 * (SHARE * known1 - increment1)
+            store(back, beside + OF_VOLUME, of_volume)
+            store(back, beside + OF_FIXED, load(back, beside + OF_FIXED) + m2)
+            of_valence0 = of_valence0 + m2 * volume * total0
+            of_valence1 = of_valence1 + m2 * volume * total1
+        if i > 0:
+            jump, strain = after - phi, m2 - strain
+            of_stiffness = load(back, beside + OF_STIFFNESS) + strain * (end_after - at_end)
+            store(back, beside + OF_STIFFNESS, of_stiffness)
+            by_jump = stiff * strain
+            ahead, behind, slope = bernoulli(z0 * jump)
+            through = tau * (m0 - beyond0)
+            row = beside + OF_MOBILITIES
+            store(back, row, load(back, row) - through * (ahead * here0 - behind * there0))
+            through = through * load(work, base + mobility)
+            by_drop = through * (slope * here0 - (one + slope) * there0)
+            of0, q0 = of0 - through * ahead, q0 + through * behind
+            by_jump = by_jump - z0 * by_drop
+            if whole:
+                of_valence0 = of_valence0 - by_drop * jump
+            if mirrored:
+                ahead, behind, slope = behind, ahead, -one - slope
+            else:
+                ahead, behind, slope = bernoulli(z1 * jump)
+            through = tau * (m1 - beyond1)
+            row = row + 1
+            store(back, row, load(back, row) - through * (ahead * here1 - behind * there1))
+            through = through * load(work, base + mobility + 1)
+            by_drop = through * (slope * here1 - (one + slope) * there1)
+            of1, q1 = of1 - through * ahead, q1 + through * behind
+            by_jump = by_jump - z1 * by_drop
+            if whole:
+                of_valence1 = of_valence1 - by_drop * jump
+            row = beside + rows + pulled
+            store(back, row, q0)
+            store(back, row + 1, q1)
+            store(back, row + 2, q2 + by_jump)
+            of2 = of2 - by_jump
+        q0, q1, q2, beyond0, beyond1, strain = of0, of1, of2, m0, m1, m2
+        there0, there1, after, end_after = here0, here1, phi, at_end
+    store(back, pulled, q0)
+    store(back, pulled + 1, q1)
+    store(back, pulled + 2, q2)
+    if whole:
+        row = of_cell + OF_VALENCES
+        store(back, row, load(back, row) + of_valence0)
+        store(back, row + 1, load(back, row + 1) + of_valence1)
+
+
+@inlined
+def _pulls(work: Any, back: Any, base: int, beside: int, here: float, there: float) -> Any:
+    """See :func:`pnp.compiled.stepping_adjoint._pulls`; of both species."""
+    next_, later = rows_of_node(2), back_rows_of_node(2)
+    none = splat(work, 0.0)
+    left0, left1, right0, right1, strained0, strained1 = none, none, none, none, none, none
+    for j in range(STAGES):
+        row, own = base + increments_at(2) + 3 * j, beside + multipliers_at(2) + 3 * j
+        weight0 = here * load(back, own) - there * load(back, own + later)
+        weight1 = here * load(back, own + 1) - there * load(back, own + later + 1)
+        drop = load(work, row + next_ + 2) - load(work, row + 2)
+        left0, left1 = left0 + weight0 * load(work, row), left1 + weight1 * load(work, row + 1)
+        right0 = right0 + weight0 * load(work, row + next_)
+        right1 = right1 + weight1 * load(work, row + next_ + 1)
+        strained0, strained1 = strained0 + weight0 * drop, strained1 + weight1 * drop
+    return left0, left1, right0, right1, strained0, strained1
+
+
+@part
+def through_matrix_salt(work: Any, back: Any, nodes: int, baths: Any, whole: bool) -> None:
+    """See :func:`pnp.compiled.stepping_adjoint.through_matrix`."""
+    fields, rows = rows_of_node(2), back_rows_of_node(2)
+    cell, of_valences = nodes * fields, nodes * rows + OF_VALENCES
+    tau, z0, z1 = load(work, cell + STAGE), load(work, cell + VALENCE), load(work, cell + VALENCE + 1)
+    mirrored = not any_lane(opposite(z1 == -z0))
+    starts, mobilities, pulled = CONCENTRATIONS + 2, CONCENTRATIONS + 4, pulled_at(2)
+    none, one = splat(work, 0.0), splat(work, 1.0)
+    # What the edge to the left adds.
+    add0, add1, add2, of_valence0, of_valence1 = none, none, none, none, none
+    here0, here1, phi = load(work, starts), load(work, starts + 1), load(work, START)
+    for k in range(nodes):
+        base, beside = k * fields, k * rows
+        for j in range(STAGES - 1):
+            row = beside + pulled + 3 * j
+            add0, add1, add2 = add0 + load(back, row), add1 + load(back, row + 1), add2 + load(back, row + 2)
+        of0, of1, of2 = add0, add1, add2
+        if k < nodes - 1:
+            here = 0.0 if baths[k] else 1.0
+            there = 0.0 if baths[k + 1] else 1.0
+            left0, left1, right0, right1, strained0, strained1 = _pulls(work, back, base, beside, here, there)
+            row = base + fields
+            there0, there1, after = (
+                load(work, row + starts),
+                load(work, row + starts + 1),
+                load(work, row + START),
+            )
+            jump = after - phi
+            ahead, behind, slope = bernoulli(z0 * jump)
+            curvature = bernoulli_curvature(z0 * jump)
+            left, right, strained = tau * left0, tau * right0, tau * strained0
+            by_drop = slope * here0 - (one + slope) * there0
+            row, mobility = beside + OF_MOBILITIES, load(work, base + mobilities)
+            of_mobility = ahead * left - behind * right + z0 * by_drop * strained
+            store(back, row, load(back, row) - of_mobility)
+            curved = z0 * curvature * (here0 - there0) * strained
+            turned, strained = mobility * (slope * left - (one + slope) * right + curved), mobility * strained
+            if whole:
+                of_valence0 = of_valence0 - jump * turned - by_drop * strained
+            of0, add0 = of0 - z0 * slope * strained, z0 * (one + slope) * strained
+            add2 = z0 * turned
+            if mirrored:  # the curvature is even
+                ahead, behind, slope = behind, ahead, -one - slope
+            else:
+                ahead, behind, slope = bernoulli(z1 * jump)
+                curvature = bernoulli_curvature(z1 * jump)
+            left, right, strained = tau * left1, tau * right1, tau * strained1
+            by_drop = slope * here1 - (one + slope) * there1
+            row, mobility = beside + OF_MOBILITIES + 1, load(work, base + mobilities + 1)
+            of_mobility = ahead * left - behind * right + z1 * by_drop * strained
+            store(back, row, load(back, row) - of_mobility)
+            curved = z1 * curvature * (here1 - there1) * strained
+            turned, strained = mobility * (slope * left - (one + slope) * right + curved), mobility * strained
+            if whole:
+                of_valence1 = of_valence1 - jump * turned - by_drop * strained
+            of1, add1 = of1 - z1 * slope * strained, z1 * (one + slope) * strained
+            add2 = add2 + z1 * turned
+            of2, add2 = of2 + add2, -add2
+            here0, here1, phi = there0, there1, after
+        row = beside + pulled + 3 * (STAGES - 1)
+        store(back, row, of0)
+        store(back, row + 1, of1)
+        store(back, row + 2, of2)
+    if whole:
+        store(back, of_valences, load(back, of_valences) + of_valence0)
+        store(back, of_valences + 1, load(back, of_valences + 1) + of_valence1)
