@@ -67,8 +67,11 @@ class _PartLibrary(JITCodeLibrary):
         self._ensure_finalized()
         return 0
 
-    def _optimize_final_module(self) -> None:
-        """Left to kernels."""
+    def _optimize_functions(self, module: Any) -> None:
+        """Left to kernels, like what follows."""
+        module.data_layout = self._codegen._data_layout
+
+    def _optimize_final_module(self) -> None: ...
 
     def _finalize_final_module(self) -> None:
         self._finalize_dynamic_globals()
@@ -225,6 +228,9 @@ def _register(function: Any, accepts: Callable, result: Callable, generate: Call
 
     @infer_global(function)
     class Typing(AbstractTemplate):
+        # Asked before numba's own, of which there are many.
+        metadata = {"target": "cpu"}
+
         def generic(self, operands: Any, keywords: Any) -> Any:
             return signature(result(*operands), *operands) if accepts(*operands) else None
 
