@@ -14,7 +14,7 @@ import math
 import operator
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from llvmlite import ir
@@ -229,7 +229,7 @@ def _register(function: Any, accepts: Callable, result: Callable, generate: Call
     @infer_global(function)
     class Typing(AbstractTemplate):
         # Asked before numba's own, of which there are many.
-        metadata = {"target": "cpu"}
+        metadata: ClassVar = {"target": "cpu"}
 
         def generic(self, operands: Any, keywords: Any) -> Any:
             return signature(result(*operands), *operands) if accepts(*operands) else None
