@@ -37,7 +37,16 @@ TRAIN = textwrap.dedent("""
 
     loop._Trainer.train_epoch = train_epoch
     recipe, task = Recipe(**json.loads(recipe)), json.loads(task)
-    run = loop.train(layer, load_features(path), recipe=recipe, task=task, out=out, progress=False)
+    more = Path(path).with_name("more.npz")
+    run = loop.train(
+        layer,
+        load_features(path),
+        recipe=recipe,
+        task=task,
+        unlabelled=load_features(more) if more.exists() else None,
+        out=out,
+        progress=False,
+    )
     losses = [[e.train_loss, e.validation_loss] for e in run.history]
     Path(out).with_name(f"losses_{os.environ['RANK']}.json").write_text(json.dumps(losses))
 """)
@@ -72,7 +81,14 @@ def start(path, out, recipe, layer, task, die_in=0):
 
 @pytest.mark.parametrize(
     ("layer", "task"),
-    [("gmf", None), ("sum", None), ("cell", None), ("perceiver", None), ("concat", "retrieval")],
+    [
+        ("gmf", None),
+        ("sum", None),
+        ("cell", None),
+        ("perceiver", None),
+        ("late", "unlabelled"),
+        ("concat", "retrieval"),
+    ],
 )
 def test_two_processes_train_like_one_with_the_doubled_batch(features, tmp_path, layer, task):
     recipe = {"epochs": 4, "batch_size": 16, "hidden": 8, "dropout": 0.0, "clip": 1.0, "warm_up": 2}
@@ -86,7 +102,11 @@ def test_two_processes_train_like_one_with_the_doubled_batch(features, tmp_path,
         recipe |= {"optimiser": "sgd", "learning_rate": 0.1}
     if layer == "perceiver":
         features, recipe = in_steps(features), recipe | {"epochs": 2}
-    path = tmp_path / "features.npz"
+    path, unlabelled = tmp_path / "features.npz", None
+    if task == "unlabelled":
+        task, recipe = None, recipe | {"confidence": 0.4}
+        unlabelled = type(features)(features.modalities, present=features.present)
+        save_features(tmp_path / "more.npz", unlabelled)
     save_features(path, features)
     if layer == "sum":  # and these are killed on their way
         assert start(path, tmp_path / "two", recipe, layer, task, die_in=3).returncode != 0
@@ -98,7 +118,8 @@ def test_two_processes_train_like_one_with_the_doubled_batch(features, tmp_path,
     doubled = Recipe(**recipe | {"batch_size": 32})
     torch.set_default_dtype(torch.float64)
     try:
-        one = train(layer, features, recipe=doubled, task=task, out=tmp_path / "one", progress=False)
+        settings = {"task": task, "unlabelled": unlabelled, "out": tmp_path / "one", "progress": False}
+        one = train(layer, features, recipe=doubled, **settings)
     finally:
         torch.set_default_dtype(torch.float32)
     found = torch.tensor(losses[0], dtype=torch.float64)

@@ -452,6 +452,27 @@ def test_a_measured_layer_is_fitted_to_unlabelled_samples_too(features):
         train("cell", labelled, unlabelled=wrong, progress=False)
 
 
+def test_a_measured_layer_is_fitted_to_gaps_where_few_samples_have_every_modality(features):
+    lacks, first = torch.arange(240) % 3, torch.cumsum(features.split == 0, dim=0)
+    # With more whole samples than channels these are measured alone.
+    for whole in (0, sum(DIMS.values()), sum(DIMS.values()) + 1):
+        complete = (features.split == 0) & (first <= whole)
+        present = {name: (lacks != place) | complete for place, name in enumerate(DIMS)}
+        made = Features(features.modalities, label=features.label, split=features.split, present=present)
+        chosen = complete if whole > sum(DIMS.values()) else features.split == 0
+        alone = CellGMF(DIMS)
+        alone.fit(
+            {name: values[chosen] for name, values in features.modalities.items()},
+            present={name: values[chosen] for name, values in present.items()},
+        )
+        found = train("cell", made, recipe=QUICK, progress=False).model.layer
+        for name in DIMS:
+            torch.testing.assert_close(found.maps[name].invariant, alone.maps[name].invariant)
+        if not whole:
+            with pytest.raises(RuntimeError, match="first batch had fewer than 3 of them"):
+                train("cell", made, recipe=replace(QUICK, extractor=8), progress=False)
+
+
 def test_unlabelled_samples_count_with_what_the_model_is_sure_of(features):
     task, recipe = Task.of(features), Recipe(dropout=0.0, unlabelled_weight=0.7, confidence=0.4)
     torch.manual_seed(0)

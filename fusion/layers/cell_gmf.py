@@ -283,8 +283,14 @@ class CellGMF(FusionLayer):
         return share
 
     def _check_fitted(self) -> None:
-        if not self.fitted:
+        if self.fitted:
+            return
+        if self.moments is None:
             raise RuntimeError("CellGMF: call fit(features) on training features before the layer is used.")
+        raise RuntimeError(
+            "CellGMF: a layer behind trained encoders measures samples that have every modality, and the first batch "
+            f"had fewer than {max(2, len(self.dims))} of them. Without an extractor it can measure gaps too."
+        )
 
     def _follow(self, features: dict[str, Tensor], present: Presence) -> Tensor | None:
         """Take the samples that have every modality into the running covariances; those samples `(N, L)`."""

@@ -191,8 +191,11 @@ class FusionLayer(nn.Module, ABC):
         _check_not_empty(full, lengths)
         return {name: zero_absent(features[name], full[name]) for name in full}, full
 
-    def fit(self, features: Mapping[str, Tensor]) -> object:
-        """Measure training features `{name: (N, l)}`; only for layers whose `measured` is true."""
+    def fit(self, features: Mapping[str, Tensor], *, present: Mapping[str, Tensor] | None = None) -> object:
+        """Measure training features `{name: (N, l)}`; only for layers whose `measured` is true.
+
+        `present` `{name: (N,)}` is false where a sample lacks a modality.
+        """
         raise NotImplementedError(f"{type(self).__name__} measures nothing.")
 
     def follow(self) -> None:

@@ -60,9 +60,9 @@ class Stacked(FusionLayer):
         """That of the back-end."""
         return self.back.fused_dims
 
-    def fit(self, features: Mapping[str, Tensor]) -> object:
+    def fit(self, features: Mapping[str, Tensor], *, present: Mapping[str, Tensor] | None = None) -> object:
         """That of the front-end."""
-        return self.front.fit(features)
+        return self.front.fit(features, present=present)
 
     def follow(self) -> None:
         """That of the front-end."""

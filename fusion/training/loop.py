@@ -59,7 +59,8 @@ def train(
 
     Sequences are taken whole: layers of tokens get their steps, others their mean. The model has torch's default
     dtype and the device of the features. A layer that is `measured` is first given the training samples that
-    have every modality as vectors, `{name: (N, l)}`, sequences as their means, unscaled. The
+    have every modality (if these are no more than there are channels, all samples and what is present in them) as
+    vectors, `{name: (N, l)}`, sequences as their means, unscaled. The
     seed decides the initial weights, the batches, the subsets of modalities, dropout, the conflicts of that
     task, and the split of features that have none; torch's global generators are left as they were.
 
@@ -197,21 +198,30 @@ class _Trainer:
     def draw(self) -> tuple[Tensor, Presence | None]:
         """The order of the training samples in an epoch, and for each a random subset of its modalities."""
         order = torch.randperm(len(self.training)).to(self.training.device)
-        if not self.recipe.random_subsets or self.task.kind == "retrieval":
-            return order, None
-        return order, random_subsets(list(self.model.layer.dims), len(order), order.device)
+        return order, self._draw_subsets(len(order))
 
-    def draw_unlabelled(self) -> list[Tensor]:
-        """For every step of an epoch the numbers of unlabelled samples to learn from, if there are any."""
+    def _draw_subsets(self, samples: int) -> Presence | None:
+        """Which modalities so many samples keep, where the recipe wants random subsets."""
+        if not self.recipe.random_subsets or self.task.kind == "retrieval":
+            return None
+        return random_subsets(list(self.model.layer.dims), samples, self.training.device)
+
+    def draw_unlabelled(self) -> list[tuple[Tensor, Presence | None]]:
+        """For every step of an epoch unlabelled samples to learn from, if there are any: their numbers and subsets."""
         if self.unlabelled is None or not self._is_taught:
             return []
         steps, samples, processes = self._steps(), len(self.unlabelled), self.engine.processes
         each = max(processes, min(samples, RATIO * self.recipe.batch_size * processes))
         passes = [torch.randperm(samples) for _ in range(math.ceil(steps * each / samples))]
-        return list(torch.cat(passes).to(self.training.device).split(each)[:steps])
+        drawn = torch.cat(passes).to(self.training.device).split(each)[:steps]
+        return [(rows, self._draw_subsets(len(rows))) for rows in drawn]
 
     def train_epoch(
-        self, epoch: int, order: Tensor, subsets: Presence | None, others: Sequence[Tensor] = ()
+        self,
+        epoch: int,
+        order: Tensor,
+        subsets: Presence | None,
+        others: Sequence[tuple[Tensor, Presence | None]] = (),
     ) -> float:
         """One pass over the training samples; the mean loss."""
         self.step.train()
@@ -219,12 +229,13 @@ class _Trainer:
         batches = order.tensor_split(self._steps())
         for step, rows in enumerate(batches, start=1):
             share = self._share(rows)
-            here = None if subsets is None else {name: values[share] for name, values in subsets.items()}
-            unlabelled = None
+            more: tuple[Batch, Presence | None] | tuple[()] = ()
             if others and self.unlabelled is not None:
-                like = torch.empty((), device=share.device)
-                unlabelled = batch_of(self.unlabelled, self._share(others[step - 1]), like)
-            loss = self.step(*self._batch(self.training, share), here, unlabelled)
+                drawn, theirs = others[step - 1]
+                parts = self._share(torch.arange(len(drawn), device=drawn.device))
+                batch = batch_of(self.unlabelled, drawn[parts], torch.empty((), device=drawn.device))
+                more = batch, _of_rows(theirs, parts)
+            loss = self.step(*self._batch(self.training, share), _of_rows(subsets, share), *more)
             value = float(total(loss.detach()) / self.engine.processes)
             self._check_finite(value, epoch, step)
             self.optimiser.zero_grad()
@@ -306,7 +317,8 @@ class _Trainer:
         model = build_model(layer, self.task, self.recipe, self.sequences).to(self.training.device)
         if layer.measured:
             with torch.no_grad():
-                layer.fit(self._measured(model))
+                vectors, present = self._measured(model)
+                layer.fit(vectors, **({} if present is None else {"present": present}))
         elif self.unlabelled is not None and not self._is_taught:
             raise ValueError(
                 f"unlabelled samples are no use to {type(layer).__name__}, which is not measured, in "
@@ -314,15 +326,25 @@ class _Trainer:
             )
         return model
 
-    def _measured(self, model: FusionModel) -> dict[str, Tensor]:
-        """All samples with every modality, as vectors."""
-        like = torch.empty((), device=self.training.device)
-        parts = [
-            model.vectors(*batch_of(features, _complete(features), like))
-            for features in (self.training, self.unlabelled)
-            if features is not None
-        ]
-        return {name: torch.cat([part[name] for part in parts]) for name in model.layer.dims}
+    def _measured(self, model: FusionModel) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+        """What a layer measures, as vectors, and what is present in it.
+
+        The samples with every modality; if there are no more of these than channels, all samples.
+        """
+        names, like = model.layer.dims, torch.empty((), device=self.training.device)
+        sources = [one for one in (self.training, self.unlabelled) if one is not None]
+        complete = [_complete(one) for one in sources]
+        gaps = any(one.present for one in sources) and sum(map(len, complete)) <= sum(names.values())
+        parts, masks = [], []
+        for one, rows in zip(sources, complete, strict=True):
+            chosen = torch.arange(len(one), device=one.device) if gaps else rows
+            if len(chosen):
+                batch = batch_of(one, chosen, like)
+                full = torch.ones(len(chosen), dtype=torch.bool, device=like.device)
+                parts.append(model.vectors(*batch))
+                masks.append({name: batch.present.get(name, full) for name in names})
+        present = {name: torch.cat([mask[name] for mask in masks]) for name in names} if gaps else None
+        return {name: torch.cat([part[name] for part in parts]) for name in names}, present
 
     def _batch(self, features: Features, rows: Tensor) -> tuple[Batch, Tensor]:
         assert features.label is not None  # Task.of has seen to it
@@ -394,13 +416,15 @@ class _Trainer:
         )
 
 
+def _of_rows(subsets: Presence | None, rows: Tensor) -> Presence | None:
+    return None if subsets is None else {name: values[rows] for name, values in subsets.items()}
+
+
 def _complete(features: Features) -> Tensor:
     """The samples that have every modality, by number."""
     have = torch.ones(len(features), dtype=torch.bool, device=features.device)
     for values in features.present.values():
         have = have & values
-    if not bool(have.any()):
-        raise ValueError("no training sample has every modality, so this layer has nothing to be fitted to.")
     return have.nonzero().squeeze(-1)
 
 

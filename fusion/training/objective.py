@@ -23,14 +23,19 @@ class Step(nn.Module):
         self.model, self.task, self.recipe = model, task, recipe
 
     def forward(
-        self, batch: Batch, label: Tensor, subsets: Presence | None, unlabelled: Batch | None = None
+        self,
+        batch: Batch,
+        label: Tensor,
+        subsets: Presence | None,
+        unlabelled: Batch | None = None,
+        their_subsets: Presence | None = None,
     ) -> Tensor:
-        """The arguments are those of :func:`step_loss`, and samples for the loss without labels."""
+        """The arguments are those of :func:`step_loss`; samples for the loss without labels, and their subsets."""
         with torch.autocast(label.device.type, torch.bfloat16, enabled=self.recipe.mixed_precision):
             loss = step_loss(self.model, batch, label, self.task, self.recipe, subsets)[0]
             if unlabelled is not None:
                 guessed = guesses(self.model, unlabelled, self.task, self.recipe.confidence)
-                taught = step_loss(self.model, unlabelled, guessed, self.task, self.recipe)[0]
+                taught = step_loss(self.model, unlabelled, guessed, self.task, self.recipe, their_subsets)[0]
                 loss = loss + self.recipe.unlabelled_weight * taught
             return loss
 
