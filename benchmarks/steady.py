@@ -19,6 +19,8 @@ from .cells import NODES, as_parameters, cell_of, exact_charges, many_species, s
 from .expert import Expert, graded_nodes
 from .measure import Cost, alternating, clock, options, per_call, save, table
 
+SHARED = 10
+"""Cells that are solved by all codes but one."""
 LONGEST = 4.0
 """Seconds of a call after which no larger one is tried."""
 
@@ -77,6 +79,7 @@ def comparison(quick: bool, with_peers: bool) -> list[dict[str, Any]]:
                 "cpu": cost.cpu / count,
                 "wall": cost.wall / count,
                 "median_error": float(np.median(error[solved])) if solved.any() else None,
+                "shared_error": float(np.median(error[:SHARED])) if solved[:SHARED].all() else None,
                 "max_error": float(error[solved].max()) if solved.any() else None,
             }
         )
@@ -206,13 +209,21 @@ def page(found: dict[str, Any]) -> str:
             f"{row['cpu'] / unit:.3g}",
             f"{row['cpu'] / expert_cost:.3g}",
             "" if row["median_error"] is None else f"{row['median_error']:.1e}",
+            "" if row["shared_error"] is None else f"{row['shared_error']:.1e}",
             "" if row["max_error"] is None else f"{row['max_error']:.1e}",
             str(row["failed"]),
         ]
         for row in rows
     ]
     head = ["solver", "cells", "CPU ms a cell", "wall ms a cell", "cells per CPU second"]
-    head += ["cost over ours", "cost over the expert's", "error of Q, median", "largest", "failed"]
+    head += [
+        "cost over ours",
+        "cost over the expert's",
+        "error of Q, median",
+        f"of the first {SHARED}",
+        "largest",
+        "failed",
+    ]
     text = table(head, lines)
     text += "\nOf one call, value alone and with its gradient:\n\n" + table(
         ["cells in the call", "CPU ms", "with gradient, CPU ms", "ratio", "expert, CPU ms"],
