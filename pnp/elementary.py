@@ -14,7 +14,9 @@ WHOLE = 64
 """Numbers; more than any processor computes at once."""
 
 
-def _evenly(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def evenly(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A function of numbers, one by one, that is given whole vectors; what fills them up is one."""
+
     def evaluated(x: Tensor) -> Tensor:
         if x.device.type != "cpu":
             return function(x)
@@ -28,5 +30,5 @@ def _evenly(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     return evaluated
 
 
-exp, expm1, log, log1p = map(_evenly, (torch.exp, torch.expm1, torch.log, torch.log1p))
-cosh, sinh, tanh = map(_evenly, (torch.cosh, torch.sinh, torch.tanh))
+exp, expm1, log, log1p = map(evenly, (torch.exp, torch.expm1, torch.log, torch.log1p))
+cosh, sinh, tanh = map(evenly, (torch.cosh, torch.sinh, torch.tanh))

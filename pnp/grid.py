@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .boundaries import Boundary, ChargedWall, Electrode, Periodic, Reservoir
 from .cell import Cell
-from .elementary import cosh, exp, expm1, log, sinh, tanh
+from .elementary import cosh, evenly, exp, expm1, log, sinh, tanh
 from .quantity import Quantity, as_quantity
 from .waveforms import extremes
 
@@ -174,6 +174,7 @@ def _spacing(length: Tensor, grading: Tensor, middles: Tensor, step: float) -> T
     return cosh(a.unsqueeze(-1) * middles) * (middle * length).unsqueeze(-1)
 
 
+@evenly  # once, instead of in every function below
 def _grading(ratio: Tensor) -> Tensor:
     r"""Solve :math:`a/\sinh a = r` for :math:`0 < r \le 1` by Newton's method in :math:`\ln`."""
     target = log(ratio.clamp(min=1e-280))

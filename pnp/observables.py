@@ -86,10 +86,10 @@ def charge_density(solution: Solution) -> Tensor:
         >>> f"{float(density[0]):.2f} at the positive electrode, {float(density[-1]):.2f} at the negative one"
         '-6.22 at the positive electrode, 6.22 at the negative one'
     """
-    cell = solution.cell
-    valences = solution.over_time(cell.electrolyte.valences, trailing=1).unsqueeze(-2)
-    mobile = (valences @ solution.concentrations).squeeze(-2)
-    return cell.electrolyte.faraday_constant * (mobile + _fixed_charge(solution))
+    electrolyte = solution.cell.electrolyte
+    charges = electrolyte.faraday_constant * solution.over_time(electrolyte.valences, trailing=1)
+    mobile = (charges.unsqueeze(-2) @ solution.concentrations).squeeze(-2)
+    return mobile + electrolyte.faraday_constant * _fixed_charge(solution)
 
 
 def electric_field(solution: Solution) -> Tensor:
