@@ -543,6 +543,9 @@ def test_the_bar_shows_progress(features, capsys):
     ("setting", "message"),
     [
         ({"epochs": 0}, "epochs must be 1 or more, got 0"),
+        ({"epochs": 2.5}, r"epochs must be a whole number, got 2\.5"),
+        ({"extractor": "gru"}, "extractor must be a whole number, got 'gru'"),
+        ({"hidden": 0}, "hidden must be 1 or more, got 0"),
         ({"batch_size": -1}, "batch_size must be 1 or more, got -1"),
         ({"learning_rate": 0.0}, r"learning_rate must be a positive number, got 0\.0"),
         ({"learning_rate": math.nan}, "learning_rate must be a positive number, got nan"),

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 OPTIMISERS = ("adamw", "sgd")
@@ -96,8 +97,10 @@ class Recipe:
     keep: str = "last"
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "patience", "extractor"):
+        for name in ("epochs", "batch_size", "patience", "extractor", "hidden"):
             value = getattr(self, name)
+            if value is not None and not isinstance(value, Integral):
+                raise ValueError(f"{name} must be a whole number, got {value!r}.")
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, got {value}.")
         for name in ("learning_rate", "clip", "temperature"):
