@@ -202,7 +202,8 @@ def page(found: dict[str, Any]) -> str:
     )
     text += "\nAt equal error, the median over the cells:\n\n" + equal_error(rows, "median_error")
     text += "\nAt equal error, that of the worst cell:\n\n" + equal_error(rows, "max_error")
-    text += "\nOf one call, value alone and with its gradient:\n\n" + table(
+    text += "\nOf a call, value alone and with its gradient (after a first one, which gets memory from the system):\n\n"
+    text += table(
         ["cells in the call", "CPU ms", "with gradient, CPU ms", "ratio"],
         [
             [
