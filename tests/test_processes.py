@@ -81,14 +81,7 @@ def start(path, out, recipe, layer, task, die_in=0):
 
 @pytest.mark.parametrize(
     ("layer", "task"),
-    [
-        ("gmf", None),
-        ("sum", None),
-        ("cell", None),
-        ("perceiver", None),
-        ("late", "unlabelled"),
-        ("concat", "retrieval"),
-    ],
+    [("gmf", None), ("sum", None), ("cell", None), ("perceiver", None), ("concat", "retrieval")],
 )
 def test_two_processes_train_like_one_with_the_doubled_batch(features, tmp_path, layer, task):
     recipe = {"epochs": 4, "batch_size": 16, "hidden": 8, "dropout": 0.0, "clip": 1.0, "warm_up": 2}
@@ -103,8 +96,8 @@ def test_two_processes_train_like_one_with_the_doubled_batch(features, tmp_path,
     if layer == "perceiver":
         features, recipe = in_steps(features), recipe | {"epochs": 2}
     path, unlabelled = tmp_path / "features.npz", None
-    if task == "unlabelled":
-        task, recipe = None, recipe | {"confidence": 0.4}
+    if layer == "sum":
+        recipe |= {"confidence": 0.4}
         unlabelled = type(features)(features.modalities, present=features.present)
         save_features(tmp_path / "more.npz", unlabelled)
     save_features(path, features)
