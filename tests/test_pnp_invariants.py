@@ -38,10 +38,7 @@ def equilibrium(random: RandomCell) -> pnp.Solution:
 def assert_kept(solution: pnp.Solution) -> None:
     kept = solution.check()
     assert float(kept.smallest_concentration.min()) > 0
-    # Kernels restore the amounts after a step, of which long ones lose some 1e-12 (more than 1e-10 is refused), and
-    # leave the potential as it was; torch imposes them in the step.
-    restored = solution.times is not None and solution.stats.solver == "compiled"
-    assert float(kept.gauss_error.max()) < (1e-11 if restored else 1e-12)
+    assert float(kept.gauss_error.max()) < 1e-12
     assert float(kept.amount_error.max()) < 1e-12
 
 

@@ -7,8 +7,8 @@ eliminated from node to node without pivoting between them,
           y_k = D_k^{-1}(r_k - A_k y_{k-1}), \qquad U_k = y_k - X_k U_{k+1}.
 
 The inverses and X are kept for all stages of a step. Species meet only in the potential, which the products with A and
-C make use of. Amounts are not imposed but kept by the balances, to rounding in steps of a diffusion time; a cell that
-loses more is left to the solver that imposes them.
+C make use of. Amounts are not imposed but kept by the balances, to rounding in steps of a diffusion time; what longer
+ones lose is put back, and a cell that loses too much is left to the solver that imposes them.
 """
 
 import math
@@ -67,8 +67,8 @@ from .step_rows import (
     rows_of_node,
 )
 
-LOST = 1e-10
-"""Relative error of an amount at which a step is refused."""
+LOST, KEPT = 1e-10, 1e-14
+"""Relative errors of an amount: above one a step is refused, above the other the ions are restored."""
 STUCK, SPENT = 1, 2
 """Why a cell was left: its steps became too small, or too many."""
 
@@ -335,13 +335,19 @@ def stage_up(work: Any, nodes: int, species: int, general: Any, stage: int) -> N
 
 
 @part
-def _finish(work: Any, nodes: int, species: int, closed: bool, relative: float, absolute_: float) -> None:
-    """The state at the end of the step, the norm of its error, and whether it is positive and has all ions."""
+def _finish(work: Any, nodes: int, species: int, closed: bool, relative: float, absolute_: float) -> bool:
+    """The state at the end of the step, the norm of its error, and whether it is positive and has all ions.
+
+    Returns whether so many ions are missing anywhere that they are to be restored; how many is in the place of the
+    increments of the first stage, which are spent.
+    """
     fields, size = rows_of_node(species), species + 1
     own = nodes * fields
     amount, peak = own + VALENCE + species, own + VALENCE + 2 * species
-    last = increments_at(species) + (STAGES - 1) * size
+    first = increments_at(species)
+    last = first + (STAGES - 1) * size
     fine, sum_ = splat(work, 1.0) > 0.0, splat(work, 0.0)
+    missing = opposite(fine)
     for s in range(species):
         floor = -NEGLIGIBLE * load(work, peak + s)
         total = splat(work, 0.0)
@@ -357,16 +363,52 @@ def _finish(work: Any, nodes: int, species: int, closed: bool, relative: float, 
             scaled = error / (absolute_ + relative * c)
             sum_ = sum_ + scaled * scaled
         if closed:
-            factor = load(work, amount + s) / total
-            fine = fine & (absolute(factor - 1.0) < LOST)
+            share = load(work, amount + s) / total - 1.0
+            fine = fine & (absolute(share) < LOST)
+            lost = absolute(share) > KEPT
+            missing = missing | lost
+            share = where(lost, share, 0.0)
             for k in range(nodes):
-                at = k * fields + CONCENTRATIONS + s
-                store(work, at, factor * load(work, at))
+                base = k * fields
+                ions = load(work, base + VOLUME) * load(work, base + CONCENTRATIONS + s)
+                store(work, base + first + s, share * ions)
     for k in range(nodes):
         at = k * fields + POTENTIAL
         store(work, at, load(work, at) + load(work, k * fields + last + species))
     store(work, own + NORM, square_root(sum_ / (1.0 * nodes * species)))
     store(work, own + POSITIVE, where(fine, 1.0, 0.0))
+    return any_lane(missing)
+
+
+@part
+def _restore(work: Any, nodes: int, species: int, general: Any, held: Any) -> None:
+    """Put missing ions in and let them move for as long as the step, so that Gauss's law goes on to hold."""
+    if general is None:
+        species = 2  # as a constant
+    fields, size = rows_of_node(species), species + 1
+    y, alphas = increments_at(species), CONCENTRATIONS + 4 * species
+    spare = nodes * fields + VALENCE + 3 * species
+    for k in range(nodes):
+        base = k * fields
+        before = base - fields
+        rhs = splat(work, 0.0)
+        if k > 0:
+            for s in range(species):
+                ions = load(work, base + y + s) + load(work, base + alphas + s) * load(work, before + y + s)
+                slope = load(work, base + alphas + species + s)
+                store(work, base + y + s, ions - slope * load(work, before + y + species))
+            if not held[k]:
+                rhs = load(work, before + STIFFNESS) * load(work, before + y + species)
+        store(work, base + y + species, rhs)
+        _times_inverse(work, base, species, y, spare)
+    stage_up(work, nodes, species, general, 0)
+    for k in range(nodes):
+        base = k * fields
+        for s in range(size):
+            at = base + POTENTIAL if s == species else base + CONCENTRATIONS + s
+            value = load(work, at)
+            restored = value + load(work, base + y + s)
+            store(work, at, restored if s == species else where(restored > 0.0, restored, value))
 
 
 @part
@@ -447,7 +489,8 @@ def march(
             for stage in range(1, STAGES):
                 stage_down(work, nodes, species, general, stage, held, baths)
                 stage_up(work, nodes, species, general, stage)
-            _finish(work, nodes, species, closed, control[0], control[1])
+            if _finish(work, nodes, species, closed, control[0], control[1]):
+                _restore(work, nodes, species, general, held)
             _accept(work, nodes, species)
             store(work, own + ACCEPTED, splat(work, -1.0))
             for lane in range(present):
