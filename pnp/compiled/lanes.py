@@ -393,7 +393,7 @@ def _past_caches(builder: Any, instruction: Any, size: int) -> None:
 
 store = _storing(lambda *_: None)
 """Put a value into row `row` of an array."""
-write = _storing(_past_caches)
+stream = _storing(_past_caches)
 """The same for what is not looked at soon: it goes to memory at once and drives nothing else from the caches."""
 
 

@@ -36,8 +36,8 @@ from .lanes import (
     splat,
     square_root,
     store,
+    stream,
     where,
-    write,
 )
 from .salt import factorise_salt, stage_down_salt
 from .step_rows import (
@@ -649,8 +649,8 @@ def _record_step(
                 store(later, row + s, where(theirs, end, load(later, row + s)))
                 store(step, row + size + s, where(theirs, increment, load(step, row + size + s)))
             else:
-                write(later, row + s, end)
-                write(step, row + size + s, increment)
+                stream(later, row + s, end)
+                stream(step, row + size + s, increment)
 
 
 @part

@@ -350,14 +350,10 @@ def _through_matrix_many(work: Any, back: Any, nodes: int, species: int, baths: 
         jump = load(work, next_ + START) - load(work, base + START)
         by_potential, before = none, none
         ahead, behind, slope, curvature = none, none, none, none
-        first = _pulls(work, back, k, species, baths, 0)
-        second = _pulls(work, back, k, species, baths, 1) if species > 1 else first
         for s in range(species):
             z, at = load(work, valence + s), base + starts + s
             here, there = load(work, at), load(work, at + fields)
-            left, right, strained = first if s == 0 else second
-            if s > 1:
-                left, right, strained = _pulls(work, back, k, species, baths, s)
+            left, right, strained = _pulls(work, back, k, species, baths, s)
             left, right, strained = tau * left, tau * right, tau * strained
             if s == 0 or any_lane(opposite(z == -before)):
                 ahead, behind, slope = bernoulli(z * jump)
