@@ -469,7 +469,7 @@ def test_a_measured_layer_is_fitted_to_gaps_where_few_samples_have_every_modalit
         for name in DIMS:
             torch.testing.assert_close(found.maps[name].invariant, alone.maps[name].invariant)
         if not whole:
-            with pytest.raises(RuntimeError, match="first batch had fewer than 3 of them"):
+            with pytest.raises(RuntimeError, match="have every modality, at least 3 in the first"):
                 train("cell", made, recipe=replace(QUICK, extractor=8), progress=False)
 
 

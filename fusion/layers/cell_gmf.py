@@ -288,8 +288,9 @@ class CellGMF(FusionLayer):
         if self.moments is None:
             raise RuntimeError("CellGMF: call fit(features) on training features before the layer is used.")
         raise RuntimeError(
-            "CellGMF: a layer behind trained encoders measures samples that have every modality, and the first batch "
-            f"had fewer than {max(2, len(self.dims))} of them. Without an extractor it can measure gaps too."
+            "CellGMF: nothing was measured yet. Behind trained encoders the layer measures samples of the training "
+            f"batches that have every modality, at least {max(2, len(self.dims))} in the first; without an extractor "
+            "it can measure gaps too, see fit."
         )
 
     def _follow(self, features: dict[str, Tensor], present: Presence) -> Tensor | None:

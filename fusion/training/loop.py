@@ -16,7 +16,7 @@ from ..distributed import total
 from ..extras import require
 from ..heads import PooledHead
 from ..layers.layer import FusionLayer
-from ..layers.presence import Presence, random_subsets
+from ..layers.presence import Presence, everywhere, random_subsets
 from ..layers.registry import Maker, find_layer
 from ..model import FusionModel
 from ..randomness import seeded
@@ -60,9 +60,9 @@ def train(
     Sequences are taken whole: layers of tokens get their steps, others their mean. The model has torch's default
     dtype and the device of the features. A layer that is `measured` is first given the training samples that
     have every modality (if these are no more than there are channels, all samples and what is present in them) as
-    vectors, `{name: (N, l)}`, sequences as their means, unscaled. The
-    seed decides the initial weights, the batches, the subsets of modalities, dropout, the conflicts of that
-    task, and the split of features that have none; torch's global generators are left as they were.
+    vectors, `{name: (N, l)}`, sequences as their means, unscaled. The seed decides the initial weights, the batches,
+    the subsets of modalities, dropout, the conflicts of that task, and the split of features that have none; torch's
+    global generators are left as they were.
 
     Started by torchrun, every process trains on its share of batches that together are as many times larger;
     only the main process shows a bar and writes files.
@@ -318,7 +318,10 @@ class _Trainer:
         if layer.measured:
             with torch.no_grad():
                 vectors, present = self._measured(model)
-                layer.fit(vectors, **({} if present is None else {"present": present}))
+                if present is None:
+                    layer.fit(vectors)
+                else:
+                    layer.fit(vectors, present=present)
         elif self.unlabelled is not None and not self._is_taught:
             raise ValueError(
                 f"unlabelled samples are no use to {type(layer).__name__}, which is not measured, in "
@@ -340,9 +343,8 @@ class _Trainer:
             chosen = torch.arange(len(one), device=one.device) if gaps else rows
             if len(chosen):
                 batch = batch_of(one, chosen, like)
-                full = torch.ones(len(chosen), dtype=torch.bool, device=like.device)
                 parts.append(model.vectors(*batch))
-                masks.append({name: batch.present.get(name, full) for name in names})
+                masks.append(everywhere([*names], (len(chosen),), like.device) | batch.present)
         present = {name: torch.cat([mask[name] for mask in masks]) for name in names} if gaps else None
         return {name: torch.cat([part[name] for part in parts]) for name in names}, present
 
