@@ -25,6 +25,15 @@ from .test_pnp_many_species import Salt, Split
 STATM = Path("/proc/self/statm")
 
 
+@pytest.fixture(autouse=True)
+def nothing_older():
+    """Objects from before a test are not looked at, of which there may be millions."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 def charge(kind: str) -> torch.Tensor:
     """A solve that requires a gradient; its graph holds a few megabytes."""
     potential = torch.linspace(0.5, 1.0, 8, dtype=torch.float64).requires_grad_()
