@@ -1,7 +1,7 @@
 """What decides on the output of a fusion layer."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,8 @@ def make_head(layer: FusionLayer, outputs: int | nn.Module, hidden: int | None, 
     gated = GatedHead(layer, outputs, hidden, dropout)
     if layer.readout == "gated":
         return gated
-    return PooledHead([JointHead(layer, outputs, None, dropout), gated])
+    experts = CompletedHead(layer, outputs, hidden, dropout)
+    return PooledHead([JointHead(layer, outputs, None, dropout), experts, gated])
 
 
 class JointHead(nn.Module):
@@ -65,11 +66,59 @@ class AverageHead(nn.Module):
 
     def forward(self, fused: Fused, present: Presence) -> Tensor:
         """Logits `(*batch, outputs)` from who is present, `{entry: (*batch)}`."""
-        logits = [
-            zero_absent(self.decisions[name](values), present[name]) for name, values in fused.fused.items()
-        ]
-        count = torch.stack([present[name] for name in fused.fused]).sum(dim=0)
-        return torch.stack(logits).sum(dim=0) / count.unsqueeze(-1)
+        return average(self.decisions, fused.fused, present)
+
+
+class Counted(nn.Module):
+    r"""Which completed modalities a decision counts.
+
+    One that is absent counts as it is filled in, unless the head has been trained without it: then it has learnt to
+    decide from the others, which on real features does better.
+
+    Arguments:
+        names: The modalities.
+    """
+
+    absent_in_training: Tensor
+
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self.register_buffer("absent_in_training", torch.zeros(len(self.names), dtype=torch.bool))
+
+    def forward(self, present: Presence) -> Presence:
+        """Whom to count, from who is present, `{name: (*batch)}` both."""
+        if self.training:
+            absent = torch.stack([(~present[name]).any() for name in self.names])
+            self.absent_in_training.logical_or_(total(absent.float()) > 0)
+        return {
+            name: present[name] | ~left_out
+            for name, left_out in zip(self.names, self.absent_in_training, strict=True)
+        }
+
+
+class CompletedHead(nn.Module):
+    r"""One decision for each modality, averaged.
+
+    .. math:: y = \frac{\sum_m p_m\, h_m(\hat f_m)}{\sum_m p_m}
+
+    with :math:`\hat f_m` the modality in `completed` and :math:`p_m` 1 where it is :class:`counted <Counted>`, else 0.
+
+    Arguments:
+        layer: One that fills in what is absent.
+        outputs, hidden, dropout: Of the decisions :math:`h_m`, perceptrons.
+    """
+
+    def __init__(self, layer: FusionLayer, outputs: int, hidden: int | None, dropout: float) -> None:
+        super().__init__()
+        self.decisions = nn.ModuleDict(
+            {name: perceptron(length, outputs, hidden, dropout) for name, length in layer.dims.items()}
+        )
+        self.counted = Counted(layer.dims)
+
+    def forward(self, fused: Fused, present: Presence) -> Tensor:
+        """Logits `(*batch, outputs)` from who is present, `{name: (*batch)}`."""
+        return average(self.decisions, fused.completed, self.counted(present))
 
 
 class GatedHead(nn.Module):
@@ -78,9 +127,8 @@ class GatedHead(nn.Module):
     .. math::
         y = h\Big(\sum_m p_m\, \operatorname{sigmoid}(V_m Z + c_m) \odot \tanh(W_m \hat f_m + b_m)\Big)
 
-    with Z all of `fused`, side by side, and :math:`\hat f_m` the modality in `completed`. One that is absent counts,
-    :math:`p_m = 1`, as it is filled in, unless the head has been trained without it: then it has learnt to decide
-    from the others, :math:`p_m = 0`, which on real features does better.
+    with Z all of `fused`, side by side, :math:`\hat f_m` the modality in `completed` and :math:`p_m` 1 where it is
+    :class:`counted <Counted>`, else 0.
 
     Arguments:
         layer: One that fills in what is absent.
@@ -88,27 +136,22 @@ class GatedHead(nn.Module):
         dropout: In *h*, and half of it on every :math:`\hat f_m` and on the sum.
     """
 
-    absent_in_training: Tensor
-
     def __init__(self, layer: FusionLayer, outputs: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.maps = nn.ModuleDict({name: nn.Linear(length, WIDTH) for name, length in layer.dims.items()})
         self.gates = nn.ModuleDict({name: nn.Linear(layer.out_features, WIDTH) for name in layer.dims})
         self.dropout = nn.Dropout(dropout / 2)
         self.decision = perceptron(WIDTH, outputs, hidden, dropout)
-        self.register_buffer("absent_in_training", torch.zeros(len(layer.dims), dtype=torch.bool))
+        self.counted = Counted(layer.dims)
 
     def forward(self, fused: Fused, present: Presence) -> Tensor:
         """Logits `(*batch, outputs)` from who is present, `{name: (*batch)}`."""
-        if self.training:
-            absent = torch.stack([(~present[name]).any() for name in self.maps])
-            self.absent_in_training.logical_or_(total(absent.float()) > 0)
-        divided = fused.concatenated()
+        divided, counted = fused.concatenated(), self.counted(present)
         terms = []
-        for (name, linear), left_out in zip(self.maps.items(), self.absent_in_training, strict=True):
+        for name, linear in self.maps.items():
             weight = torch.sigmoid(self.gates[name](divided))
             term = weight * torch.tanh(linear(self.dropout(fused.completed[name])))
-            terms.append(zero_absent(term, present[name] | ~left_out))
+            terms.append(zero_absent(term, counted[name]))
         logits: Tensor = self.decision(self.dropout(torch.stack(terms).sum(dim=0)))
         return logits
 
@@ -148,6 +191,13 @@ class PooledHead(nn.Module):
     def forward(self, fused: Fused, present: Presence) -> Tensor:
         """Logits `(*batch, outputs)` from who is present, `{name: (*batch)}`."""
         return self.pool(self.votes(fused, present), present)
+
+
+def average(decisions: nn.ModuleDict, values: Mapping[str, Tensor], counted: Presence) -> Tensor:
+    """The mean over those that count of what is decided on each, `(*batch, outputs)`."""
+    logits = [zero_absent(decision(values[name]), counted[name]) for name, decision in decisions.items()]
+    count = torch.stack([counted[name] for name in decisions]).sum(dim=0)
+    return torch.stack(logits).sum(dim=0) / count.unsqueeze(-1)
 
 
 def perceptron(inputs: int, outputs: int, hidden: int | None, dropout: float) -> nn.Module:

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from fusion.data.datasets import shared_private
-from fusion.heads import AverageHead, GatedHead, JointHead, PooledHead
+from fusion.heads import AverageHead, CompletedHead, GatedHead, JointHead, PooledHead
 from fusion.layers.cell_gmf import CellGMF
 from fusion.layers.plain import LateFusion, Sum
 from fusion.model import FusionModel
@@ -44,10 +44,12 @@ def model(features):
 
 @pytest.fixture
 def pooled(features):
-    """Its linear member knows a little, the other one nothing."""
+    """Its linear member knows a little, the others nothing."""
     model = fitted(features, "pooled")
+    _, experts, gated = model.head.members
     with torch.no_grad():
-        model.head.members[1].decision[-1].weight.mul_(10.0)
+        for decision in (*experts.decisions.values(), gated.decision):
+            decision[-1].weight.mul_(10.0)
     return model
 
 
@@ -58,7 +60,9 @@ def without(name, samples=3000):
 def test_every_layer_gets_its_head():
     assert isinstance(FusionModel(Sum(DIMS), 3).head, JointHead)
     assert isinstance(FusionModel(LateFusion(DIMS), 3).head, AverageHead)
-    assert isinstance(FusionModel(CellGMF(DIMS), 3).head, PooledHead)
+    pooled = FusionModel(CellGMF(DIMS), 3).head
+    assert isinstance(pooled, PooledHead)
+    assert [type(member) for member in pooled.members] == [JointHead, CompletedHead, GatedHead]
     assert isinstance(FusionModel(CellGMF(DIMS, readout="gated"), 3).head, GatedHead)
     assert isinstance(FusionModel(CellGMF(DIMS, readout="joint"), 3).head, JointHead)
     assert isinstance(FusionModel(CellGMF(DIMS), 3, hidden=None).head, JointHead)
@@ -81,6 +85,18 @@ def test_a_gated_head_decides_as_its_equation_says(model, features):
     torch.testing.assert_close(model(features).logits, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_head_of_completed_modalities_is_the_mean_of_their_decisions(pooled, features):
+    _, experts, _ = pooled.head.members
+    completed = pooled.fuse(features, without("b")).completed
+    said = {name: experts.decisions[name](completed[name]) for name in DIMS}
+    present = {name: torch.ones(3000, dtype=torch.bool) for name in DIMS} | without("b")
+    found = experts(pooled.fuse(features, without("b")), present)
+    torch.testing.assert_close(found, sum(said.values()) / 3)
+    experts.train()(pooled.fuse(features, without("b")), present)
+    found = experts.eval()(pooled.fuse(features, without("b")), present)
+    torch.testing.assert_close(found, (said["a"] + said["c"]) / 2)
+
+
 def test_completed_features_are_regressions_on_what_is_present(model, features):
     layer = model.layer.double()
     double = {name: values.double() for name, values in features.items()}
@@ -100,7 +116,7 @@ def test_what_was_absent_in_training_is_left_out_and_else_it_counts_as_filled_in
     whole, filled_in = model(features).logits, model(features, without("b")).logits
     model.train()(features, without("a"))
     model.eval()
-    assert model.head.absent_in_training.tolist() == [True, False, False]
+    assert model.head.counted.absent_in_training.tolist() == [True, False, False]
     torch.testing.assert_close(model(features).logits, whole)
     torch.testing.assert_close(model(features, without("b")).logits, filled_in)
     model.train()(features, without("b"))
@@ -114,16 +130,20 @@ def test_what_was_absent_in_training_is_left_out_and_else_it_counts_as_filled_in
 def test_a_pooled_head_adds_what_its_members_say_with_weights_that_know_whether_all_is_there(
     pooled, features
 ):
-    pooled.head.exponents.copy_(torch.tensor([[0.3, -1.0], [0.5, 2.0]]))
+    pooled.head.exponents.copy_(torch.tensor([[0.3, -1.0, 0.1], [0.5, 2.0, -0.4]]))
     absent = {"a": torch.arange(3000) % 2 == 0}
     said = pooled(features, absent)
     present = {name: absent.get(name, torch.ones(3000, dtype=torch.bool)) for name in DIMS}
     fused = pooled.fuse(features, absent)
     votes = [member(fused, present) for member in pooled.head.members]
     torch.testing.assert_close(said.votes, torch.stack(votes))
-    whole, broken = (torch.tensor(one).exp().log1p() for one in ([0.3, -1.0], [0.8, 1.0]))
-    torch.testing.assert_close(said.logits[::2], (whole[0] * votes[0] + whole[1] * votes[1])[::2])
-    torch.testing.assert_close(said.logits[1::2], (broken[0] * votes[0] + broken[1] * votes[1])[1::2])
+    for found, exponents, rows in (
+        (said.logits[::2], [0.3, -1.0, 0.1], slice(0, None, 2)),
+        (said.logits[1::2], [0.8, 1.0, -0.3], slice(1, None, 2)),
+    ):
+        weights = torch.tensor(exponents).exp().log1p()
+        expected = sum(weight * vote[rows] for weight, vote in zip(weights, votes, strict=True))
+        torch.testing.assert_close(found, expected)
 
 
 def test_members_are_trained_as_if_each_were_alone(pooled, features, labelled):
@@ -140,7 +160,7 @@ def test_members_are_trained_as_if_each_were_alone(pooled, features, labelled):
         for one, gradient in zip(
             member.parameters(), torch.autograd.grad(found, list(member.parameters())), strict=True
         ):
-            torch.testing.assert_close(2 * one.grad, gradient, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(3 * one.grad, gradient, rtol=1e-4, atol=1e-6)
 
 
 def test_weights_are_those_that_held_out_samples_ask_for(pooled, labelled):
