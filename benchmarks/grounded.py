@@ -102,6 +102,20 @@ class OwnUnits(CellGMF):
         return Fused(super().fuse(features, present).completed)
 
 
+class NoCell(NothingFilledIn):
+    """The features themselves, zeros where absent, under the grounded layer's head: no cell, nothing measured."""
+
+    @property
+    def fused_dims(self) -> dict[str, int]:
+        """Those of the features."""
+        return dict(self.dims)
+
+    def fuse(self, features: dict[str, Tensor], present: Presence) -> Fused:
+        """See the class."""
+        found = super().fuse(features, present).completed
+        return Fused(found, completed=found)
+
+
 class DeepCCA(CellGMF):
     """Canonical correlations as the loss and a hard choice of directions: so many, or all there are."""
 

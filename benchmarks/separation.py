@@ -90,9 +90,10 @@ below do not do.
 
 The last three rows are one layer under three heads: the perceptron that the others have (`readout="joint"`), gates
 (`readout="gated"`), with which [real features](fusion_results.md) do better, and the default, which pools such gates
-with a linear map. On these data, which are linear in their latents and noisy, gates alone cost six points with
-everything present. The pool, weighed by samples that neither has learnt from, is five points ahead of the perceptron
-and four ahead of the GMF that started at random, and three and one with one modality alone.
+with a linear map and a decision for each modality. On these data, which are linear in their latents and noisy, gates
+alone cost six points with everything present. The pool, weighed by samples that none has learnt from, is five points
+ahead of the perceptron and four ahead of the GMF that started at random, and two and a half and half a point with one
+modality alone.
 """
 
 

@@ -74,7 +74,8 @@ class FusionLayer(nn.Module, ABC):
         late: Each entry of `fused` (named like its modality) gets a decision of its own, and the decisions
             of those present are averaged, instead of one decision on all of `fused`.
         readout: Which head decides: `joint`, one on all of `fused`; `gated`, a :class:`~fusion.heads.GatedHead` on
-            `completed` and `fused` together; `pooled`, a :class:`~fusion.heads.PooledHead` of that and a linear one.
+            `completed` and `fused` together; `pooled`, a :class:`~fusion.heads.PooledHead` of that, a linear one and a
+            :class:`~fusion.heads.CompletedHead`.
         tokens: The layer takes sequences as they are.
         measured: The layer's :meth:`fit` must see training features `{name: (N, l)}` before use.
         fewest: How many modalities it needs at least.
