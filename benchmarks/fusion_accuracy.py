@@ -97,10 +97,10 @@ more than chance there. On [noisy latents](separation.md), where gates are no us
 The cell fits six numbers, the weights of its three decisions, to the validation samples; no other layer sees these.
 
 What differs is what a layer does where **no missing case was seen in training** (*plain*, *a*, *paper*): the grounded
-layer, which fills in what is missing, has the best mean there by .04 to .14, significantly so but for *a* on digits, and
-with everything present it is level with the best, but for mfeat6, where it is .003 behind (under *paper*, whose head is
-linear, .06 behind). GMF and SCFAE as published are not ahead anywhere, nor does GMF help the attention layers it is put
-before (`g-mbt` beside `mbt`, and so on).
+layer, which fills in what is missing, has the best mean there by .04 to .14, significantly so but for *a* on digits,
+and with everything present it is level with the best, but for mfeat6, where it is .003 behind (under *paper*, whose
+head is linear, .06 behind). GMF and SCFAE as published are not ahead anywhere, nor does GMF help the attention layers
+it is put before (`g-mbt` beside `mbt`, and so on).
 
 The paper's own training (plain SGD, 20 epochs, a linear head; `Recipe.paper()`), and the full recipe with warm-up,
 early stopping, clipping and up to 60 epochs (`Recipe.modern()`), digits:
@@ -123,9 +123,11 @@ The same layer with one thing changed. *a*: no missing case in training.
 {parts}
 *Same head without a cell*: the features themselves and zeros for what is absent, under the three decisions that the
 cell's head pools. Beside it the cell brings .06 in the incomplete cases where none was trained; where all were, .03 on
-[many classes](#many-classes) and .003 to .006 on digits. With everything present it brings .005 on digits under the full
-recipe and nothing elsewhere: there the head does it. Of its three decisions the gated one alone is as good on digits, costs .09 and .14 with many classes and .11 and .04
-on [noisy latents](separation.md). What the cell brings is mostly what it fills in: the gated head loses .05 without it.
+[many classes](#many-classes) and .003 to .006 on digits. With everything present it brings .005 on digits under the
+full recipe and nothing elsewhere: there the head does it. Of its three decisions the gated one alone is as good on
+digits, costs .09 and .14 with many classes and .11 and .04 on [noisy latents](separation.md). What the cell brings is
+mostly what it fills in: the gated head loses .05 without it.
+
 **The gates of the cell bring no accuracy**: a plain sigmoid of the same valences, and even gates that tell nothing
 apart, do as well. They bring the separation, which [known latents](grounded_results.md) show, and invariant parts that
 find each other (below). Whitening brings .016 in the incomplete cases under the usual perceptron, which decides on it

@@ -65,7 +65,8 @@ class CellGMF(FusionLayer):
             of each part) are trained.
         readout: What a :class:`~fusion.model.FusionModel` decides with. `gated`: a
             :class:`~fusion.heads.GatedHead` on `completed` and `fused`. `pooled`: that, a linear map of `fused` and a
-            :class:`~fusion.heads.CompletedHead`, in a :class:`~fusion.heads.PooledHead`. `joint`: the perceptron on `fused` that other layers have.
+            :class:`~fusion.heads.CompletedHead`, in a :class:`~fusion.heads.PooledHead`. `joint`: the perceptron on
+            `fused` that other layers have.
         settings: `voltage`, `ground`, `debye_length`, `ion_size`, `safety`, `permutations` and `seed` of
             :func:`~fusion.grounded.subspaces.dissociate`.
 
