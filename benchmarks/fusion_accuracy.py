@@ -93,9 +93,9 @@ missing the recipe moves every layer on digits to about .89, and then they are a
 grounded layer (`cell`) has, with the gated and the MISA-like layer, the best means: on digits .981 and .903 beside .979
 and .903 of the gated one, on quadrants .982 and .884 beside .984 and .887 of the MISA-like one and .986 and .883 of the
 gated one, on mfeat6 .987 and .9653 beside .987 and .9647 of the gated one, on segment .967 and .727 beside .967 and
-.724 of the gated one and .964 and .727 of the MISA-like one. None of the three is ahead of the others by more than
-chance there. On [noisy latents](separation.md), where gates are no use, and where [classes are many](#many-classes), the
-cell is ahead.
+.724 of the gated one and .964 and .726 of the MISA-like one. None of the three is ahead of the others by more than
+chance there. On [noisy latents](separation.md), where gates are no use, and where [classes are many](#many-classes),
+the cell is ahead.
 
 The cell fits six numbers, the weights of its three decisions, to the validation samples; no other layer sees these.
 
