@@ -60,9 +60,7 @@ class AverageHead(nn.Module):
                 f"outputs must be a number for {type(layer).__name__}, which has a head for each modality, "
                 f"got {type(outputs).__name__}."
             )
-        self.decisions = nn.ModuleDict(
-            {name: perceptron(length, outputs, hidden, dropout) for name, length in layer.fused_dims.items()}
-        )
+        self.decisions = perceptrons(layer.fused_dims, outputs, hidden, dropout)
 
     def forward(self, fused: Fused, present: Presence) -> Tensor:
         """Logits `(*batch, outputs)` from who is present, `{entry: (*batch)}`."""
@@ -111,9 +109,7 @@ class CompletedHead(nn.Module):
 
     def __init__(self, layer: FusionLayer, outputs: int, hidden: int | None, dropout: float) -> None:
         super().__init__()
-        self.decisions = nn.ModuleDict(
-            {name: perceptron(length, outputs, hidden, dropout) for name, length in layer.dims.items()}
-        )
+        self.decisions = perceptrons(layer.dims, outputs, hidden, dropout)
         self.counted = Counted(layer.dims)
 
     def forward(self, fused: Fused, present: Presence) -> Tensor:
@@ -191,6 +187,15 @@ class PooledHead(nn.Module):
     def forward(self, fused: Fused, present: Presence) -> Tensor:
         """Logits `(*batch, outputs)` from who is present, `{name: (*batch)}`."""
         return self.pool(self.votes(fused, present), present)
+
+
+def perceptrons(
+    lengths: Mapping[str, int], outputs: int, hidden: int | None, dropout: float
+) -> nn.ModuleDict:
+    """A decision for each name, on so many channels."""
+    return nn.ModuleDict(
+        {name: perceptron(length, outputs, hidden, dropout) for name, length in lengths.items()}
+    )
 
 
 def average(decisions: nn.ModuleDict, values: Mapping[str, Tensor], counted: Presence) -> Tensor:
