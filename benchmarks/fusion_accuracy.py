@@ -73,8 +73,9 @@ own; this page was written with two sets of the UCI Machine Learning Repository 
 handwritten numerals in six views of 76, 216, 64, 240, 47 and 6 channels (Multiple Features, R. Duin, M. van Breukelen
 and others), with a split of its own: 1000 samples to train, 200 to validate and 800 to test, the same number of every
 digit. There seeds vary the initial weights only, so intervals know nothing of the choice of test samples. `--file
-segment.npz`: 2310 regions of outdoor photographs in seven classes, in three views, their position (2 channels), edges
-(6) and colours (10) (Image Segmentation, Vision Group of the University of Massachusetts).
+segment.npz`: 2310 regions of outdoor photographs in seven classes, in three views, their position (2 channels), lines
+and edges (6) and colours (10) (Image Segmentation, Vision Group of the University of Massachusetts; the number of
+pixels, which is constant, is left out).
 
 ## The recipe decides, not the layer
 
@@ -263,7 +264,7 @@ def experiments(files: Iterable[Path]) -> dict[str, Experiment]:
         "gated, nothing filled in": partial(NothingFilledIn, readout="gated"),
         "usual perceptron": partial(CellGMF, readout="joint"),
         "usual perceptron, nothing filled in": partial(NothingFilledIn, readout="joint"),
-        "usual perceptron, own units": OwnUnits,
+        "usual perceptron, own units": partial(OwnUnits, readout="joint"),
     }
     for data, features in {**SETS, "classes": many_classes}.items():
         for name in ("a", "full"):

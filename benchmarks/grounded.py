@@ -87,23 +87,7 @@ class _Zeros(Imputation):
 
 
 class OwnUnits(CellGMF):
-    """The features themselves, filled in, side by side under the usual perceptron: no whitening, no parts."""
-
-    def __init__(self, dims: Mapping[str, int]) -> None:
-        super().__init__(dims, readout="joint")
-
-    @property
-    def fused_dims(self) -> dict[str, int]:
-        """Those of the features."""
-        return dict(self.dims)
-
-    def fuse(self, features: dict[str, Tensor], present: Presence) -> Fused:
-        """See the class."""
-        return Fused(super().fuse(features, present).completed)
-
-
-class NoCell(NothingFilledIn):
-    """The features themselves, zeros where absent, under the grounded layer's head: no cell, nothing measured."""
+    """The features in standard deviations, filled in, side by side: no whitening, no parts."""
 
     @property
     def fused_dims(self) -> dict[str, int]:
@@ -114,6 +98,10 @@ class NoCell(NothingFilledIn):
         """See the class."""
         found = super().fuse(features, present).completed
         return Fused(found, completed=found)
+
+
+class NoCell(NothingFilledIn, OwnUnits):
+    """The features in standard deviations, zeros where absent: of the grounded layer its head alone is left."""
 
 
 class DeepCCA(CellGMF):
