@@ -113,16 +113,16 @@ def resolved(name: str) -> Any:
 def test_examples_in_docstrings_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
-    given = {} if name == "pnp.Cell" else {"cell": run_examples("pnp.Cell")["cell"]}
-    run_examples(name, given)
+    given = {} if name == "pnp.Cell" else {"cell": run_examples("pnp.Cell")[1]["cell"]}
+    complaints, _ = run_examples(name, given)
+    assert not complaints, complaints
 
 
-def run_examples(name: str, given: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
-    """Run the examples of a name, in which some names are `given`; all names in the end."""
+def run_examples(name: str, given: Mapping[str, Any] = MappingProxyType({})) -> tuple[str, dict[str, Any]]:
+    """Run the examples of a name, in which some names are `given`: what went wrong, and all names in the end."""
     text = cleandoc(resolved(name).__doc__)
     example = doctest.DocTestParser().get_doctest(text, dict(given), name, None, 0)
     assert example.examples, "there is none"
     told: list[str] = []
     doctest.DocTestRunner(verbose=False).run(example, out=told.append, clear_globs=False)
-    assert not told, "".join(told)
-    return example.globs
+    return "".join(told), example.globs
