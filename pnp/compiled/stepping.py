@@ -408,6 +408,7 @@ def _restore(work: Any, nodes: int, species: int, general: Any, held: Any) -> No
             at = base + POTENTIAL if s == species else base + CONCENTRATIONS + s
             value = load(work, at)
             restored = value + load(work, base + y + s)
+            # Rounding may not take the last ions of a node.
             store(work, at, restored if s == species else where(restored > 0.0, restored, value))
 
 
