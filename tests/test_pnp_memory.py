@@ -56,6 +56,25 @@ def megabytes() -> float:
     return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6 if STATM.exists() else 0.0
 
 
+def test_blocks_are_lent_again_once_nobody_has_them():
+    memory = pytest.importorskip("pnp.compiled.memory")
+    blocks = memory.Blocks(most=250)
+    held = torch.from_numpy(blocks.lend(100)[10:20].reshape(2, 5))
+    taken, others = held.data_ptr() - 10, [blocks.lend(100) for _ in range(3)]
+    addresses = {one.ctypes.data for one in others}
+    assert len(addresses) == 3
+    assert taken not in addresses
+    del others
+    assert len(blocks.free) == 2  # no more bytes than are to be kept
+    again = blocks.lend(100)
+    assert again.ctypes.data in addresses
+    del held
+    assert blocks.lend(100).ctypes.data == taken
+    blocks.lend(60)
+    del again
+    assert [one.size for one in blocks.free] == [60]
+
+
 @pytest.mark.parametrize(("kind", "repeats"), [("steady", 30), ("equilibrium", 30), ("transient", 8)])
 def test_solves_leave_no_memory(kind, repeats):
     """With their backward pass and, every other time, without."""

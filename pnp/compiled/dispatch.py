@@ -17,7 +17,7 @@ from ..system import CHARGE, POTENTIAL, State, System
 from .inputs import Numbers, each_tensor
 from .lanes import new_rows, rows_of
 from .many import few_ions, rest_many, rest_many_adjoint
-from .memory import keep_freed_memory
+from .memory import Blocks, keep_freed_memory
 from .resting import rest, rest_adjoint
 from .resting import row_count as rest_rows
 from .step_rows import back_row_count, tape_width
@@ -29,6 +29,8 @@ RESTING_TOGETHER, MARCHING_TOGETHER = 8, 8
 """Lanes of cells that come to rest, and of transients."""
 EXPECTED_STEPS = 128
 """Of a cell: room on a tape before it has to grow."""
+TAPES = Blocks()
+"""Memory for tapes."""
 CELLS_PER_THREAD = 64
 """With fewer there is nothing to gain from another thread, but for many species."""
 
@@ -143,8 +145,7 @@ def marched(
             return
         for first in range(0, len(cells), count):
             together = cells[first : first + count]
-            # Memory that is not written to costs nothing.
-            room = new_rows(EXPECTED_STEPS, tape_width(nodes, species), lanes=count, make=np.empty)
+            room = new_rows(EXPECTED_STEPS, tape_width(nodes, species), lanes=count, lend=TAPES.lend)
             tape = march(*own, room, together, *arguments)["lanes"]
             longest = 1 + int(report[together, 2].max())
             tapes.append((together, torch.from_numpy(tape[:longest, :, : len(together)])))
@@ -331,8 +332,9 @@ def _tape_from(tensor: Tensor) -> Any:
     lanes, count = tensor.numpy(), MARCHING_TOGETHER
     if lanes.shape[-1] == count:
         return lanes.view(rows_of(count))[..., 0]
-    tape = new_rows(*lanes.shape[:-1], lanes=count, make=np.empty)
-    tape["lanes"][..., : lanes.shape[-1]] = lanes
+    steps, rows = max(lanes.shape[0], EXPECTED_STEPS), lanes.shape[1]
+    tape = new_rows(steps, rows, lanes=count, lend=TAPES.lend)
+    tape["lanes"][: lanes.shape[0], :, : lanes.shape[-1]] = lanes
     return tape
 
 

@@ -39,13 +39,13 @@ CACHE_LINE = 64
 """Bytes; as many as eight lanes have."""
 
 
-def new_rows(*shape: int, lanes: int, make: Callable = np.zeros) -> np.ndarray:
-    """Rows, of zeros unless another function is to `make` them, the first at the beginning of a cache line.
+def new_rows(*shape: int, lanes: int, lend: Callable[[int], np.ndarray] | None = None) -> np.ndarray:
+    """Rows, of zeros or in bytes that a function is to `lend`, the first at the beginning of a cache line.
 
     Rows that numpy lays down as it finds room lie across two lines each.
     """
     size = math.prod(shape) * rows_of(lanes).itemsize
-    room = make(size + CACHE_LINE, np.uint8)
+    room = lend(size + CACHE_LINE) if lend else np.zeros(size + CACHE_LINE, np.uint8)
     first = -room.ctypes.data % CACHE_LINE
     return room[first : first + size].view(rows_of(lanes)).reshape(shape)
 
