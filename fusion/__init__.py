@@ -11,7 +11,7 @@ from .data.conflict import with_conflicts
 from .data.datasets import digits_two_views, digits_views, shared_private
 from .data.feature_file import load_features, save_features
 from .data.features import Features
-from .encoders import AttentionEncoder, RecurrentEncoder, SequenceEncoder, VectorEncoder
+from .encoders import AttentionEncoder, RecurrentEncoder, ResidualEncoder, SequenceEncoder, VectorEncoder
 from .evaluation.comparison import Comparison, compare
 from .evaluation.confidence import Confidence, calibrate, calibration_error
 from .evaluation.dependence import explained_variance, mutual_information
@@ -68,6 +68,7 @@ __all__ = [
     "Prediction",
     "Recipe",
     "RecurrentEncoder",
+    "ResidualEncoder",
     "Run",
     "SequenceEncoder",
     "Stacked",

@@ -40,6 +40,38 @@ class VectorEncoder(nn.Sequential):
         super().__init__(*layers, nn.Linear(width, outputs))
 
 
+class ResidualEncoder(nn.Module):
+    r"""The features and a correction, :math:`x + f(x)` with a perceptron *f*, `(*batch, channels)` to the same.
+
+    What is linear in the features stays so while *f* is small: of what no loss asks for, least is lost.
+
+    Arguments:
+        channels: Before and after.
+        width, depth, dropout: Of the perceptron, see :class:`VectorEncoder`.
+
+    Raises:
+        ValueError: A number out of range.
+
+    References:
+        K. He et al., Deep Residual Learning for Image Recognition, CVPR 2016, arXiv:1512.03385
+
+    Example:
+        >>> import fusion
+        >>> import torch
+        >>> tuple(fusion.ResidualEncoder(16)(torch.randn(8, 16)).shape)
+        (8, 16)
+    """
+
+    def __init__(self, channels: int, *, width: int = 128, depth: int = 1, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.perceptron = VectorEncoder(channels, channels, width=width, depth=depth, dropout=dropout)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """See the class."""
+        correction: Tensor = self.perceptron(features)
+        return features + correction
+
+
 class SequenceEncoder(nn.Module, ABC):
     """Base of the encoders of sequences, `(*batch, T, inputs)` to features of the steps or of the whole.
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import fusion
-from fusion.encoders import AttentionEncoder, RecurrentEncoder, VectorEncoder, positions
+from fusion.encoders import AttentionEncoder, RecurrentEncoder, ResidualEncoder, VectorEncoder, positions
 
 SEQUENTIAL = [RecurrentEncoder, AttentionEncoder]
 
@@ -87,6 +87,14 @@ def test_vector_encoder_is_a_perceptron():
     assert encoder(torch.randn(2, 5, 3)).shape == (2, 5, 7)
 
 
+def test_residual_encoder_corrects_what_comes_in():
+    encoder, values = ResidualEncoder(6, width=8), torch.randn(2, 5, 6)
+    torch.testing.assert_close(encoder(values), values + encoder.perceptron(values))
+    nn.init.zeros_(encoder.perceptron[-1].weight)
+    nn.init.zeros_(encoder.perceptron[-1].bias)
+    assert torch.equal(encoder(values), values)
+
+
 def test_two_lines_in_a_model_of_your_own():
     class Own(nn.Module):
         def __init__(self):
@@ -109,6 +117,7 @@ def test_two_lines_in_a_model_of_your_own():
     ("call", "message"),
     [
         (lambda: VectorEncoder(0, 7), "inputs must be an integer of 1 or more, got 0"),
+        (lambda: ResidualEncoder(0), "inputs must be an integer of 1 or more, got 0"),
         (lambda: VectorEncoder(3, 7, dropout=1), "dropout must be from 0 to below 1, got 1"),
         (lambda: RecurrentEncoder(3, 7, depth=0), "depth must be an integer of 1 or more, got 0"),
         (lambda: AttentionEncoder(3, 7, width=9, heads=3), "width must be even, got 9"),

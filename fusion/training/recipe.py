@@ -51,9 +51,10 @@ class Recipe:
         temperature: Of the contrastive loss.
         unlabelled_weight: *u*; 0: samples without labels are not learnt from.
         confidence: Least probability, 0 to 1, of a class that stands for a label.
-        extractor: Width of the hidden layer of an extractor for each modality (linear, ReLU, linear; for a
-            sequence a recurrent one, which gives its steps to layers of tokens and their mean to others; with
-            as many outputs as inputs), trained through the fusion layer; None: features are taken as they are.
+        extractor: Width of the hidden layer of an extractor for each modality, trained through the fusion layer,
+            with as many outputs as inputs: a :class:`~fusion.encoders.ResidualEncoder`, for a sequence a
+            :class:`~fusion.encoders.RecurrentEncoder`, which gives its steps to layers of tokens and their mean to
+            others; None: features are taken as they are.
         hidden: Width of the head's hidden layer; None: a linear head.
         dropout: In the head.
         keep: `last` keeps the weights of the last epoch, `best` those of the epoch with the lowest

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pnp.atomic import replacing
 
 from ..data.features import Features
-from ..encoders import RecurrentEncoder, VectorEncoder
+from ..encoders import RecurrentEncoder, ResidualEncoder
 from ..extras import require
 from ..layers.layer import FusionLayer
 from ..layers.registry import LAYERS, find_layer
@@ -228,7 +228,7 @@ def build_model(
             encoders[name] = (
                 RecurrentEncoder(length, length, tokens=layer.tokens, width=recipe.extractor)
                 if name in sequences
-                else VectorEncoder(length, length, width=recipe.extractor)
+                else ResidualEncoder(length, width=recipe.extractor)
             )
     return FusionModel(
         layer,

@@ -61,7 +61,7 @@ class Blocks:
         except IndexError:
             block = np.empty(size, np.uint8)
         # Views of arrays refer to what the array itself is a view of, unless that is no array.
-        lent = np.frombuffer(memoryview(block), np.uint8)
+        lent = np.frombuffer(block.data, np.uint8)
         weakref.finalize(lent, self._take_back, block).atexit = False
         return lent
 
