@@ -3,7 +3,7 @@
 Two modalities with three shared and three private latents behind random perceptrons; encoders are trained through
 `CellGMF` by the task and the free energy of the cells. Left: an invariant coordinate of one modality against that of
 the other, test samples only, coloured by their label. Right: how well the other modality predicts each channel; what
-is above the noise level is a cation.
+is above the noise level is a cation. Training finds functions of the shared latents, which are shared as well.
 """
 
 import torch

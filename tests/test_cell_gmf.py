@@ -217,15 +217,28 @@ def noise_of(layer):
     return {name: layer.maps[name].noise for name in DIMS}
 
 
-def test_the_energy_pulls_at_features_as_at_covariances(features, monkeypatch):
+@pytest.mark.parametrize("gaps", [False, True])
+def test_the_energy_pulls_at_features_as_at_covariances(features, monkeypatch, gaps):
     """With a memory of one batch the gradient is that of the energy of this very batch, by finite differences."""
-    # Noise level and shrinkage are constants to the gradient.
+    # Noise level, shrinkage and what pairs of modalities need to fit together are constants to the gradient.
     monkeypatch.setattr(Noise, "above", lambda *_: Noise(0.3, 3.0))
     monkeypatch.setattr("fusion.grounded.moments.oracle_shrinkage", lambda *_: 0.1)
-    few = {name: values[:80].double() for name, values in features.items()}
+    identity = torch.eye(sum(DIMS.values()), dtype=torch.float64)
+    within = torch.block_diag(*(torch.ones(length, length) for length in DIMS.values())).bool()
+    if gaps:
+        monkeypatch.setattr(
+            "fusion.grounded.moments.positive_definite",
+            lambda matrix, _: torch.where(within, identity, 0.5 * matrix),
+        )
+    count = 240 if gaps else 80
+    few = {name: values[:count].double() for name, values in features.items()}
+    lacks = torch.arange(count) % 3
+    present = {name: lacks != place for place, name in enumerate(DIMS)} if gaps else None
 
     def energy(moved):
-        return CellGMF(DIMS, memory=80).double().train()(few | {"a": moved}).losses["free_energy"]
+        layer = CellGMF(DIMS, memory=count).double().train()
+        layer.follow(gaps=gaps)
+        return layer(few | {"a": moved}, present).losses["free_energy"]
 
     leaf = few["a"].clone().requires_grad_()
     (gradient,) = torch.autograd.grad(energy(leaf), leaf)
@@ -351,7 +364,7 @@ def test_no_sample_needs_to_have_every_modality():
     layer, whole = CellGMF(DIMS, memory=500, safety=3.0), CellGMF(DIMS)
     found = layer.fit(holes, present=present)
     whole.fit(made)
-    assert layer.moments.seen == 0  # nothing complete to follow from
+    assert not layer.moments.seen.any()  # nothing complete to follow from
     for name, one in found.channels.items():
         assert one.invariant_dimension == pytest.approx(3.0, abs=0.1)
         # Maps of four thousand samples with pairs of two thousand are near those of all.

@@ -30,7 +30,31 @@ def test_batches_of_any_size_give_the_covariance_of_all():
     assert moments.samples == pytest.approx(600)
     expected = np.cov(joint.numpy(), rowvar=False, bias=True)
     np.testing.assert_allclose(moments.covariance.numpy(), expected, atol=1e-12)
-    np.testing.assert_allclose(moments.mean.numpy(), joint.mean(0).numpy(), atol=1e-12)
+    for mean in moments.mean:
+        np.testing.assert_allclose(mean.numpy(), joint.mean(0).numpy(), atol=1e-12)
+
+
+def test_pairs_of_modalities_are_those_of_the_samples_that_have_both():
+    joint = rows()
+    present = torch.rand(600, 3, generator=torch.Generator().manual_seed(0)) < 0.6
+    moments = Moments(DIMS)
+    for batch, there in zip(joint.split([100, 400, 100]), present.split([100, 400, 100]), strict=True):
+        moments.update(batch, there)
+    places = {"a": slice(0, 5), "b": slice(5, 9), "c": slice(9, 12)}
+    for first, one in enumerate(places.values()):
+        for second, other in enumerate(places.values()):
+            both = joint[present[:, first] & present[:, second]]
+            expected = np.cov(both.numpy(), rowvar=False, bias=True)
+            np.testing.assert_allclose(
+                moments.covariance[one, other].numpy(), expected[one, other], atol=1e-12
+            )
+            np.testing.assert_allclose(
+                moments.mean[second, one].numpy(), both.mean(0)[one].numpy(), atol=1e-12
+            )
+    fewest = min(int((present[:, i] & present[:, j]).sum()) for i in range(3) for j in range(3))
+    assert moments.samples == pytest.approx(fewest)
+    # One modality at a time says nothing of what is shared.
+    assert not Moments(DIMS).update(joint, torch.eye(3, dtype=torch.bool).repeat(200, 1))
 
 
 def test_old_samples_are_forgotten():
@@ -106,7 +130,7 @@ def test_gradients_reach_the_covariance(monkeypatch):
     mean, covariance = joint.mean(0), torch.cov(joint.mT, correction=0)
 
     def predictabilities(upper):
-        coherence = coherence_of(mean, (upper + upper.mT) / 2, 40, DIMS)
+        coherence = coherence_of(mean, (upper + upper.mT) / 2, [40] * 3, DIMS)
         return coherence.predictability("a"), coherence.whitenings["b"].matrix
 
     # The shrinkage is a constant to the gradient.

@@ -6,12 +6,14 @@ import statistics
 from dataclasses import asdict, replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fusion.data.datasets import digits_views, shared_private
 from fusion.data.features import Features
+from fusion.evaluation.dependence import explained_variance
 from fusion.evaluation.scores import evaluate
 from fusion.layers.cell_gmf import CellGMF
 from fusion.layers.gmf import GMF
@@ -468,9 +470,24 @@ def test_a_measured_layer_is_fitted_to_gaps_where_few_samples_have_every_modalit
         found = train("cell", made, recipe=QUICK, progress=False).model.layer
         for name in DIMS:
             torch.testing.assert_close(found.maps[name].invariant, alone.maps[name].invariant)
-        if not whole:
-            with pytest.raises(RuntimeError, match="have every modality, at least 3 in the first"):
-                train("cell", made, recipe=replace(QUICK, extractor=8), progress=False)
+
+
+def test_what_is_shared_is_found_through_extractors_where_no_sample_has_every_modality():
+    made, latents = shared_private(1200, DIMS, shared=2, private=1, noise=0.3, nonlinear=True, seed=0)
+    whole, lacks = made.with_split(0), torch.arange(1200) % 3
+    present = {name: lacks != place for place, name in enumerate(DIMS)}
+    rows, recipe = (
+        (whole.split == 2).nonzero().squeeze(-1),
+        Recipe(epochs=4, batch_size=64, hidden=8, extractor=8),
+    )
+    found = []
+    for features in (whole, replace(whole, present=present)):
+        run = train("cell", features, recipe=recipe, progress=False)
+        assert run.model.layer.gaps == bool(features.present)
+        invariant, _ = run.parts(whole.test)
+        found.append([explained_variance(invariant[name], latents["shared"][rows]) for name in DIMS])
+    assert min(found[0]) > 0.5
+    np.testing.assert_allclose(found[1], found[0], atol=0.1)
 
 
 def test_unlabelled_samples_count_with_what_the_model_is_sure_of(features):

@@ -7,16 +7,18 @@ A batch of *B* samples enters with the weight :math:`w = B/n`, where *n* counts 
     \mu \leftarrow \mu + w\,\delta, \qquad
     C \leftarrow (1-w)\,C + w\,C_B + w(1-w)\,\delta\delta^T, \qquad \delta = \mu_B - \mu .
 
-Without forgetting this is the covariance of all samples, to rounding. The *unrelated* covariance is that of samples
-whose modalities are taken from different samples of the batch: what chance and the sample size make of modalities
-that have nothing in common.
+Without forgetting this is the covariance of all samples, to rounding. Where samples lack modalities, each pair of
+modalities has weights and means of its own, those of the samples that have both. The *unrelated* covariance is that of
+samples whose modalities are taken from different samples of the batch: what chance and the sample size make of
+modalities that have nothing in common.
 
 References:
     | T. F. Chan, G. H. Golub & R. J. LeVeque, The American Statistician 37, 242 (1983), for the update
     | Y. Chen, A. Wiesel, Y. C. Eldar & A. O. Hero, IEEE Trans. Signal Process. 58, 5016 (2010), for the shrinkage
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations_with_replacement
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +31,7 @@ CONSTANT = 1e-24
 
 
 class Moments(nn.Module):
-    """Means and covariances `(L,)`, `(L, L)` of all channels of several modalities, in float64.
+    """Means `(M, L)`, of the samples that have each modality, and covariances `(L, L)` of all channels, in float64.
 
     Arguments:
         dims: Modality name → number of channels.
@@ -50,50 +52,65 @@ class Moments(nn.Module):
         if memory is not None and memory < 2:
             raise ValueError(f"memory must be at least 2 samples, or None for all, got {memory}.")
         self.dims, self.memory = dict(dims), memory
-        channels = sum(self.dims.values())
-        self.register_buffer("mean", torch.zeros(channels, dtype=torch.float64))
+        channels, modalities = sum(self.dims.values()), len(self.dims)
+        self.register_buffer("mean", torch.zeros(modalities, channels, dtype=torch.float64))
         self.register_buffer("covariance", torch.zeros(channels, channels, dtype=torch.float64))
         self.register_buffer("unrelated", torch.zeros(channels, channels, dtype=torch.float64))
-        self.register_buffer("seen", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("spread", torch.ones((), dtype=torch.float64))
+        self.register_buffer("seen", torch.zeros(modalities, modalities, dtype=torch.float64))
+        self.register_buffer("spread", torch.ones(modalities, modalities, dtype=torch.float64))
 
     @property
     def samples(self) -> float:
-        r"""How many equally weighted samples are worth as much, :math:`1/\sum_i w_i^2`."""
-        return float(1 / self.spread) if self.seen > 0 else 0.0
+        r"""How many equally weighted samples are worth as much, :math:`1/\sum_i w_i^2`, of the pair with the fewest."""
+        return float(1 / self.spread.max()) if bool((self.seen > 0).all()) else 0.0
 
     @torch.no_grad()
-    def update(self, rows: Tensor) -> bool:
-        """Take in samples that have every modality, `(B, L)`.
+    def update(self, rows: Tensor, present: Tensor | None = None) -> bool:
+        """Take in samples, `(B, L)`.
 
-        Fewer than two, or fewer than there are modalities, are left out, because such a batch has no unrelated
-        samples. Returns whether they were enough.
+        Fewer than two, or fewer than there are modalities, of a pair of modalities are left out, because such a batch
+        has no unrelated samples. Returns whether they were enough of any pair.
+
+        Arguments:
+            rows: Of every modality; what is absent may be any finite number.
+            present: `(B, M)`, which modalities a sample has; None: all.
         """
-        count = len(rows)
-        if count < max(2, len(self.dims)):
-            return False
-        rows = rows.to(self.mean)
-        mean = rows.mean(0)
-        centred = rows - mean
-        mixed = self._mixed(centred)
-        covariance, unrelated = (one.mT @ one / count for one in (centred, mixed))
-        self.seen.add_(count)
-        if self.memory is not None:
-            self.seen.clamp_(max=max(self.memory, count))
-        weight = count / float(self.seen)
-        shift = mean - self.mean
-        outer = weight * (1 - weight) * shift.unsqueeze(-1) * shift
-        for kept, new in ((self.covariance, covariance), (self.unrelated, unrelated)):
-            kept.mul_(1 - weight).add_(weight * new + outer)
-        self.mean.add_(weight * shift)
-        self.spread.copy_((1 - weight) ** 2 * self.spread + weight**2 / count)
-        return True
+        taken = False
+        for pair, place, one, other in pairs(rows.to(self.mean), present, self.dims):
+            if len(one) >= max(2, len(self.dims)):
+                self._update(one, other, pair, place)
+                taken = taken or pair[0] != pair[1]
+        return taken
+
+    def _update(self, one: Tensor, other: Tensor, pair: tuple[int, int], place: tuple[slice, slice]) -> None:
+        """Take in two modalities of samples that have both, or one of them twice."""
+        (first, second), (here, there), count = pair, place, len(one)
+        means = one.mean(0), other.mean(0)
+        one, other = one - means[0], other - means[1]
+        # Each modality of another row, and none of the own one.
+        mixed = other.roll(second - first, 0)
+        seen = float(self.seen[pair]) + count
+        seen = seen if self.memory is None else min(seen, max(self.memory, count))
+        weight = count / seen
+        shifts = means[0] - self.mean[second, here], means[1] - self.mean[first, there]
+        outer = weight * (1 - weight) * shifts[0].unsqueeze(-1) * shifts[1]
+        for kept, partner in ((self.covariance, other), (self.unrelated, mixed)):
+            block = kept[here, there]
+            block.mul_(1 - weight).add_(weight / count * (one.mT @ partner) + outer)
+            if second > first:
+                kept[there, here] = block.mT
+        self.mean[second, here] += weight * shifts[0]
+        if second > first:
+            self.mean[first, there] += weight * shifts[1]
+        spread = (1 - weight) ** 2 * float(self.spread[pair]) + weight**2 / count
+        for pair_ in (pair, pair[::-1]):
+            self.seen[pair_], self.spread[pair_] = seen, spread
 
     def coherence(self, covariance: Tensor | None = None) -> Coherence:
         """Whitening and coherence, as :func:`~fusion.grounded.measure.measure` gives them.
 
         The shrinkage is that of Chen et al., which needs no more than the covariance; for Gaussian samples it is
-        nearer to the best than that of Ledoit and Wolf.
+        nearer to the best than that of Ledoit and Wolf. Pairs that no sample has are unrelated.
 
         Arguments:
             covariance: `(L, L)`, perhaps with gradients, which then reach the result; None: the one remembered.
@@ -101,12 +118,15 @@ class Moments(nn.Module):
         Raises:
             RuntimeError: No samples were seen.
         """
-        if self.seen == 0:
-            raise RuntimeError("no batch had enough samples with every modality to measure covariances on.")
+        if not bool((self.seen > 0).any()):
+            raise RuntimeError(
+                "no batch had enough samples with several modalities to measure covariances on."
+            )
+        places = enumerate(slices(self.dims).values())
         return coherence_of(
-            self.mean,
+            torch.cat([self.mean[number, here] for number, here in places]),
             self.covariance if covariance is None else covariance,
-            self.samples,
+            (1 / self.spread.diagonal()).tolist(),
             self.dims,
         )
 
@@ -117,29 +137,41 @@ class Moments(nn.Module):
         matrix = turn @ (self.unrelated / (scale.unsqueeze(-1) * scale)) @ turn
         return Coherence(coherence.whitenings, positive_definite(matrix, self.dims), coherence.samples)
 
-    def _mixed(self, centred: Tensor) -> Tensor:
-        """Samples put together from different ones: each modality from another row."""
-        where = slices(self.dims).values()
-        return torch.cat([centred[:, here].roll(shift, 0) for shift, here in enumerate(where)], dim=-1)
+
+def pairs(
+    rows: Tensor, present: Tensor | None, dims: Mapping[str, int]
+) -> Iterator[tuple[tuple[int, int], tuple[slice, slice], Tensor, Tensor]]:
+    """Every pair of modalities, by number, and each with itself.
+
+    Gives the numbers, where the channels are, and the channels of the samples that have both, of rows `(B, L)` that
+    have what is `present` `(B, M)`, or everything.
+    """
+    for (first, here), (second, there) in combinations_with_replacement(enumerate(slices(dims).values()), 2):
+        both = rows if present is None else rows[present[:, first] & present[:, second]]
+        yield (first, second), (here, there), both[:, here], both[:, there]
 
 
-def coherence_of(mean: Tensor, covariance: Tensor, samples: float, dims: Mapping[str, int]) -> Coherence:
-    """Whitenings and coherence from a joint covariance `(L, L)`, with its gradients."""
+def coherence_of(
+    mean: Tensor, covariance: Tensor, samples: Sequence[float], dims: Mapping[str, int]
+) -> Coherence:
+    """Whitenings and coherence from a joint covariance `(L, L)`, with its gradients; `samples` of each modality."""
     variance = covariance.diagonal()
     varies = variance > CONSTANT * mean.square()
     scale = torch.where(varies, variance, torch.ones_like(variance)).sqrt()
     correlation = covariance / (scale.unsqueeze(-1) * scale)
     correlation = torch.where(varies.unsqueeze(-1) & varies, correlation, torch.zeros_like(correlation))
     whitenings, roots = {}, []
-    for name, here in slices(dims).items():
+    for (name, here), count in zip(slices(dims).items(), samples, strict=True):
         own = correlation[here, here]
-        shrinkage = oracle_shrinkage(own.detach(), samples)
+        shrinkage = oracle_shrinkage(own.detach(), count)
         identity = torch.eye(len(own), dtype=own.dtype, device=own.device)
         shrunk = (1 - shrinkage) * own + shrinkage * own.diagonal().mean() * identity
         roots.append(Spectrum.of(shrunk).power(-0.5))
         whitenings[name] = Whitening(mean[here], scale[here], roots[-1], shrinkage)
     turn = torch.block_diag(*roots)
-    return Coherence(whitenings, positive_definite(turn @ correlation @ turn, dims), max(2, round(samples)))
+    return Coherence(
+        whitenings, positive_definite(turn @ correlation @ turn, dims), max(2, round(min(samples)))
+    )
 
 
 def oracle_shrinkage(covariance: Tensor, samples: float) -> float:

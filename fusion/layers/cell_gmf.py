@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..distributed import gathered
 from ..grounded.covariance import Coherence, prediction, slices
 from ..grounded.ions import Noise
-from ..grounded.moments import Moments
+from ..grounded.moments import Moments, pairs
 from ..grounded.settings import CellSettings
 from ..grounded.settled import Settled, settle, settle_wide, split_maps
 from ..grounded.subspaces import Subspaces, dissociate
@@ -18,7 +18,7 @@ from .channel_maps import ChannelMaps, LinearMaps
 from .imputation import Imputation
 from .layer import Fused, FusionLayer
 from .numbers import choice, positive_integer, weight
-from .presence import Presence, values_may_decide, zero_absent
+from .presence import Presence, everywhere, values_may_decide, zero_absent
 
 FORMS = ("operator", "rotation")
 READOUTS = ("pooled", "gated", "joint")
@@ -119,6 +119,7 @@ class CellGMF(FusionLayer):
         self.common_dim = self.dims[self.anchor]
         self.moments: Moments | None = None
         self.standardises = self.measured = True
+        self.gaps = False
         total = sum(self.dims.values())
         self.register_buffer("fitted", torch.tensor(False))
         self.register_buffer("passes", torch.tensor(0))
@@ -139,12 +140,14 @@ class CellGMF(FusionLayer):
         """Channels of every entry of `fused`: l* invariant and l_m specific ones."""
         return {name: self.common_dim + length for name, length in self.dims.items()}
 
-    def follow(self, memory: int | None = None) -> None:
+    def follow(self, memory: int | None = None, *, gaps: bool = False) -> None:
         """From now on, measure valences on running covariances instead of once.
 
         Arguments:
             memory: Samples that are remembered; None: a thousand, and at least ten for each channel.
+            gaps: Measure on samples with two modalities or more, instead of those with every one.
         """
+        self.gaps = gaps
         if self.moments is not None and memory is None:
             return
         total = sum(self.dims.values())
@@ -165,18 +168,16 @@ class CellGMF(FusionLayer):
         Arguments:
             features: Of every modality.
             present: `{name: (samples,)}`, false where a sample lacks a modality; none needs to have them all, but every
-                pair of modalities some samples. Running covariances start from those that have them all.
+                pair of modalities some samples. Running covariances start from those that :meth:`follow` says.
 
         Returns the subspaces, for looking inside. Raises what :func:`~fusion.grounded.subspaces.dissociate` raises.
         """
         features = {name: features[name] for name in self.dims}
         found = dissociate(features, present=present, **asdict(self.settings))
         if self.moments is not None:
-            joint = torch.cat(list(features.values()), dim=-1)
-            complete = torch.ones(len(joint), dtype=torch.bool, device=joint.device)
-            for there in (present or {}).values():
-                complete = complete & there
-            self.moments.update(joint[complete])
+            shape = next(iter(features.values())).shape[:-1]
+            there = everywhere([*self.dims], shape, self.coherence.device) | dict(present or {})
+            self.moments.update(*self._rows(features, there))
         noise = {name: Noise(one.noise_level, one.voltage) for name, one in found.channels.items()}
         settled = self._settled(found.coherence, noise, with_gradients=False)
         self._measured(found.coherence, noise, settled)
@@ -189,10 +190,9 @@ class CellGMF(FusionLayer):
             return self._fuse(features, present)
 
     def _fuse(self, features: dict[str, Tensor], present: Presence) -> Fused:
-        rows = self._follow(features, present) if self.training and self.moments is not None else None
+        losses = self._follow(features, present) if self.training and self.moments is not None else {}
         if values_may_decide():
             self._check_fitted()
-        losses = self._losses(rows)
         maps = {name: (self._of(name).invariant, self._of(name).specific) for name in self.dims}
         if self.training and self._is_trained and torch.is_grad_enabled():
             maps, more = self._settle_with_gradients()
@@ -290,23 +290,51 @@ class CellGMF(FusionLayer):
             raise RuntimeError("CellGMF: call fit(features) on training features before the layer is used.")
         raise RuntimeError(
             "CellGMF: nothing was measured yet. Behind trained encoders the layer measures samples of the training "
-            f"batches that have every modality, at least {max(2, len(self.dims))} in the first; without an extractor "
-            "it can measure gaps too, see fit."
+            f"batches that have every modality, at least {max(2, len(self.dims))} in the first; follow(gaps=True) is "
+            "for samples with two or more, and without an extractor it can measure these too, see fit."
         )
 
-    def _follow(self, features: dict[str, Tensor], present: Presence) -> Tensor | None:
-        """Take the samples that have every modality into the running covariances; those samples `(N, L)`."""
+    def _rows(
+        self, features: Mapping[str, Tensor], present: Presence, *, processes: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """The samples that count `(N, L)`, of all `processes` or one, and what they have `(N, M)` if not everything."""
+        rows = torch.cat([zero_absent(features[name], present[name]) for name in self.dims], dim=-1)
+        mask = torch.stack([present[name] for name in self.dims], dim=-1)
+        if not self.gaps:
+            rows = rows[mask.all(dim=-1)]
+            return gathered(rows) if processes else rows, None
+        if processes:  # before some are chosen, so that they are in the order that one process has them in
+            rows, mask = gathered(rows, rows.dim() - 2), gathered(mask.long(), mask.dim() - 2).bool()
+        several = mask.sum(dim=-1) >= 2
+        return rows[several], mask[several]
+
+    def _follow(self, features: dict[str, Tensor], present: Presence) -> dict[str, Tensor]:
+        """Take samples into the running covariances; the free energy, with the gradient it has through theirs."""
         if not values_may_decide():
             raise RuntimeError("CellGMF: following features in training cannot be part of a compiled graph.")
         assert self.moments is not None
-        complete = torch.stack(list(present.values())).all(dim=0)
-        rows = gathered(torch.cat([values[complete] for values in features.values()], dim=-1))
-        if not self.moments.update(rows.detach()):
-            return None
+        rows, mask = self._rows(features, present, processes=True)
+        if not self.moments.update(rows.detach(), mask):
+            return {}
         if int(self.passes) % self.refresh == 0:
             self._settle_from_moments()
         self.passes += 1
-        return rows
+        if self.gaps and self.moments.samples <= sum(self.dims.values()):
+            return {}  # covariances of few samples each do not fit together, and the noise would be all there is
+        pull = self._pull(rows, mask)
+        return {"free_energy": self.free_energy_weight * (self.energy.to(rows.dtype) + pull - pull.detach())}
+
+    def _pull(self, rows: Tensor, mask: Tensor | None) -> Tensor:
+        """What the free energy's gradient with respect to covariances makes of those of samples."""
+        pull = rows.new_zeros(())
+        for (first, second), (here, there), one, other in pairs(rows, mask, self.dims):
+            force = self.force[here, there].to(rows, copy=True)
+            if first != second:
+                force += self.force[there, here].mT
+            if len(one):
+                centred = one - one.mean(dim=0), other - other.mean(dim=0)
+                pull = pull + ((centred[0] @ force) * centred[1]).sum() / len(one)
+        return pull
 
     def _settle_from_moments(self) -> None:
         """Measure valences on the running covariances, and how the free energy pulls at these."""
@@ -386,15 +414,6 @@ class CellGMF(FusionLayer):
             else:
                 found[name] = settle(coherence.predictability(name), noise[name], knobs, turn)
         return found
-
-    def _losses(self, rows: Tensor | None) -> dict[str, Tensor]:
-        """The free energy, with the gradient it has through the covariance of these samples."""
-        if rows is None:
-            return {}
-        centred = rows - rows.mean(dim=0)
-        pull = ((centred @ self.force.to(rows, copy=True)) * centred).sum() / len(rows)
-        value = self.energy.to(rows.dtype) + pull - pull.detach()
-        return {"free_energy": self.free_energy_weight * value}
 
     def _kept_coherence(self) -> Coherence:
         return Coherence({name: self._of(name).measured for name in self.dims}, self.coherence, samples=2)

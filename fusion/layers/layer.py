@@ -199,8 +199,12 @@ class FusionLayer(nn.Module, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} measures nothing.")
 
-    def follow(self) -> None:
-        """Prepare for features that change in training, because their encoders are trained; most layers need not."""
+    def follow(self, *, gaps: bool = False) -> None:
+        """Prepare for features that change in training, because their encoders are trained; most layers need not.
+
+        Arguments:
+            gaps: Whether too few samples have every modality for measuring on these alone.
+        """
 
     def extra_repr(self) -> str:
         """The lengths of the modalities, for `repr`."""

@@ -64,9 +64,9 @@ class Stacked(FusionLayer):
         """That of the front-end."""
         return self.front.fit(features, present=present)
 
-    def follow(self) -> None:
+    def follow(self, *, gaps: bool = False) -> None:
         """That of the front-end."""
-        self.front.follow()
+        self.front.follow(gaps=gaps)
         self.standardises, self.measured = self.front.standardises, self.front.measured
 
     def fused_present(self, present: Presence) -> Presence:

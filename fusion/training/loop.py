@@ -315,6 +315,8 @@ class _Trainer:
         first = self._batch(self.training, torch.arange(1))[0]
         layer.check(*first)  # before anything is trained: are these the modalities it was made for?
         model = build_model(layer, self.task, self.recipe, self.sequences).to(self.training.device)
+        if self._has_gaps([self.training]) and not layer.measured:
+            layer.follow(gaps=True)
         if layer.measured:
             with torch.no_grad():
                 vectors, present = self._measured(model)
@@ -329,6 +331,11 @@ class _Trainer:
             )
         return model
 
+    def _has_gaps(self, sources: Sequence[Features]) -> bool:
+        """Whether no more samples have every modality than there are channels."""
+        whole, channels = sum(len(_complete(one)) for one in sources), sum(self.training.dims.values())
+        return any(one.present for one in sources) and whole <= channels
+
     def _measured(self, model: FusionModel) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
         """What a layer measures, as vectors, and what is present in it.
 
@@ -336,8 +343,7 @@ class _Trainer:
         """
         names, like = model.layer.dims, torch.empty((), device=self.training.device)
         sources = [one for one in (self.training, self.unlabelled) if one is not None]
-        complete = [_complete(one) for one in sources]
-        gaps = any(one.present for one in sources) and sum(map(len, complete)) <= sum(names.values())
+        complete, gaps = [_complete(one) for one in sources], self._has_gaps(sources)
         parts, masks = [], []
         for one, rows in zip(sources, complete, strict=True):
             chosen = torch.arange(len(one), device=one.device) if gaps else rows
