@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fusion.data.datasets import shared_private
+from fusion.evaluation.dependence import explained_variance
 from fusion.grounded.ions import Noise
 from fusion.grounded.spectral import Spectrum
 from fusion.grounded.subspaces import dissociate
@@ -289,6 +290,19 @@ def test_settings_of_the_cell_are_trained_with_the_right_gradients(features, nam
         shift.data -= step
     # The grid moves with the settings, which the gradient leaves out.
     assert (found[0] - found[1]) / 2e-3 == pytest.approx(float(gradient), rel=1e-3)
+
+
+def test_channels_at_the_edge_of_the_noise_leave_open_gates_open():
+    """Half open, they turn common coordinates a little: a hundredth of what is shared stayed, enough for a regression."""
+    dims = {"a": 32, "b": 28, "c": 24}
+    made, latents = shared_private(3000, dims, shared=5, private=5, noise=0.2, nonlinear=True, seed=3)
+    layer = CellGMF(dims)
+    found = layer.fit(made.modalities)
+    assert any(((one.gates > 0.1) & (one.gates < 0.9)).any() for one in found.channels.values())
+    out = layer.eval()(made.modalities)
+    for name in dims:
+        assert explained_variance(out.specific[name], latents["shared"]) < 0.01
+        assert explained_variance(out.invariant[name], latents["shared"]) > 0.8
 
 
 def test_the_charge_present_is_the_share_that_can_be_known(fitted, features):

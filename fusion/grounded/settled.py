@@ -6,13 +6,16 @@ change places, nothing jumps. The invariant part of modality *m* is read in the 
 the shortest modality,
 
 .. math::
-    A_m = R_m^T\,G_m^{1/2}, \qquad
+    A_m = h\big(R_m^T\,g(S_m)\,R_m\big)\,R_m^T\,g(S_m)^{1/2}, \qquad
     R_m = P_m\,f(P_m^T P_m), \quad f(x)^2 = \frac{1 - e^{-x/\epsilon^2}}{x}, \qquad
     P_m = (H + H^2)_{m,\mathrm{anchor}},
 
 with :math:`H` the coherence between modalities seen through the roots of the gates. :math:`R_m` is the orthogonal
 Procrustes rotation :math:`P_m (P_m^T P_m)^{-1/2}` for directions that the modality shares with the anchor, and falls to
-zero, instead of turning at random, for those that it does not. What the invariant part does not hold is specific,
+zero, instead of turning at random, for those that it does not. With :math:`h(x)^2 = o(x)/x` and *o* the
+:func:`~fusion.grounded.transport.opening` of a gate, :math:`A_m^T A_m` is :math:`G_m = o(g(S_m))` where the rotation
+is one; where it is a little askew, what is nearly open or closed counts as such still. What the invariant part does not
+hold is specific,
 
 .. math:: B_m = (I - A_m^T A_m)^{1/2}, \qquad A_m^T A_m + B_m^T B_m = I,
 
@@ -34,7 +37,7 @@ import pnp
 from .covariance import Coherence
 from .ions import Noise, valence
 from .spectral import Spectrum, root, slope_of
-from .transport import channel_cell, equilibrate, gate_slopes, gates, opening, separation_energy
+from .transport import CLOSED, channel_cell, equilibrate, gate_slopes, gates, opening, separation_energy
 
 SOFTNESS = 0.03
 """Coherence, times the roots of the gates, below which a direction counts as not shared with the anchor."""
@@ -64,12 +67,14 @@ class Settled:
     Attributes:
         gates: How far they are open, `(l,)`.
         root, rest: :math:`G^{1/2}` and :math:`(I-G)^{1/2}`, `(l, l)`.
+        passing: :math:`g(S)^{1/2}`, of the gates themselves, `(l, l)`.
         energy: What their separation lowers, a scalar, see :func:`~fusion.grounded.transport.separation_energy`.
     """
 
     gates: Tensor
     root: Tensor
     rest: Tensor
+    passing: Tensor
     energy: Tensor
 
 
@@ -89,17 +94,19 @@ def settle(predictability: Tensor, noise: Noise, knobs: Knobs, rotation: Tensor 
     else:
         spectrum, shared = None, ((rotation @ predictability) * rotation).sum(-1)
     solution = _rest(shared, noise, knobs)
-    found = opening(gates(solution))
-    slopes = gate_slopes(solution).detach() * slope_of(opening, gates(solution)) / (1 - noise.level)
+    passing = gates(solution)
+    found = opening(passing)
+    slopes = gate_slopes(solution).detach() / (1 - noise.level)
+    opens = slopes * slope_of(opening, passing)
     parts = []
-    for share, slope in ((found, slopes), (1 - found, -slopes)):
+    for share, slope in ((found, opens), (1 - found, -opens), (passing, slopes)):
         roots = root(share)
         if spectrum is None:
             assert rotation is not None
             parts.append(rotation.mT @ (roots.unsqueeze(-1) * rotation))
         else:
             parts.append(spectrum.function(roots, slope * slope_of(root, share)))
-    return Settled(found, parts[0], parts[1], separation_energy(solution))
+    return Settled(found, parts[0], parts[1], parts[2], separation_energy(solution))
 
 
 @torch.no_grad()
@@ -120,12 +127,12 @@ def settle_wide(prediction: Tensor, noise: Noise, knobs: Knobs) -> Settled:
     solution = _rest(torch.cat([spectrum.values, turn.new_zeros(rest)]), noise, knobs)
     found = opening(gates(solution))
     parts = []
-    for share in (found, 1 - found):
+    for share in (found, 1 - found, gates(solution)):
         own, other = root(share).split([len(spectrum.values), rest])
         half = (directions * (own - other[0])) @ directions.mT
         half.diagonal().add_(other[0])
         parts.append(half)
-    return Settled(found, parts[0], parts[1], separation_energy(solution))
+    return Settled(found, parts[0], parts[1], parts[2], separation_energy(solution))
 
 
 def _rest(shared: Tensor, noise: Noise, knobs: Knobs) -> pnp.Solution:
@@ -157,7 +164,8 @@ def split_maps(
             found[name] = one.root, one.rest
             continue
         shared = seen[where[name]]
-        invariant = Spectrum.of(shared.mT @ shared).apply(_softened) @ shared.mT @ one.root
+        turned = Spectrum.of(shared.mT @ shared).apply(_softened) @ shared.mT @ one.passing
+        invariant = Spectrum.of(turned @ turned.mT).apply(_opened) @ turned
         found[name] = invariant, _rest_of(invariant, wide=coherence.is_wide(name))
     return found
 
@@ -178,3 +186,8 @@ def _softened(squares: Tensor) -> Tensor:
     safe = torch.where(small, torch.ones_like(ratio), ratio)
     share = torch.where(small, 1 - ratio / 2 + ratio**2 / 6, -torch.expm1(-safe) / safe)
     return share.sqrt() / SOFTNESS
+
+
+def _opened(passing: Tensor) -> Tensor:
+    """What makes the root of the opening of a gate from its own root."""
+    return root(opening(passing)) / passing.clamp(min=CLOSED).sqrt()
