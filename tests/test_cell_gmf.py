@@ -293,7 +293,7 @@ def test_settings_of_the_cell_are_trained_with_the_right_gradients(features, nam
 
 
 def test_channels_at_the_edge_of_the_noise_leave_open_gates_open():
-    """Half open, they turn common coordinates a little: a hundredth of what is shared stayed, enough for a regression."""
+    """Half open, they turn common coordinates a little: a hundredth of the shared part is enough for a regression."""
     dims = {"a": 32, "b": 28, "c": 24}
     made, latents = shared_private(3000, dims, shared=5, private=5, noise=0.2, nonlinear=True, seed=3)
     layer = CellGMF(dims)
