@@ -364,7 +364,24 @@ TRAINED = {
     "trained, three": "Three modalities, labels of the shared latents",
     "unseen, shared": "Two modalities, labels of the shared latents, no missing case in training",
 }
-CONCLUSION = """CONCLUSION"""
+CONCLUSION = """The cell separates where the others do not: .83 of the shared latents' variance is in its invariant parts
+and .82 of the private ones' in its specific parts, where encoders told the latents reach .85, and less than a
+hundredth in the wrong ones; GMF's and the MISA-like layer's parts both hold something of everything. With
+labels of all latents it is .81 and .81, with three modalities .84 and .84, with at most .04 of private latents
+in the invariant parts. About as many directions are invariant as there are, five; with its own head or five
+times the energy one or two more, because functions of shared latents are shared.
+
+That encoders only correct the features is most of this: perceptrons without a shortcut lose what no loss asks
+for (.62 of the private latents kept) and make twelve invariant directions of five latents. The free energy adds
+.02 of the shared latents, .07 where labels depend on all. A plain sigmoid of the same valences with its own
+energy does as well as the cell, as it does without training; here the cell brings nothing beyond it. Deep CCA
+that is not told the rank mixes both parts; told the rank it separates as well as the cell, which is not told.
+
+With its own head the cell has better mean accuracies than concat, sum, GMF and MISA in each table of two
+modalities: by less than the deviations where missing cases are trained, and by .06 with one modality alone
+where none is (.81 beside .75), where all layers that fill in what is missing are level. With the usual
+perceptron it is level with the others, and with three modalities .03 behind with everything present.
+"""
 
 
 def page() -> str:
