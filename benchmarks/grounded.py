@@ -364,8 +364,8 @@ TRAINED = {
     "trained, three": "Three modalities, labels of the shared latents",
     "unseen, shared": "Two modalities, labels of the shared latents, no missing case in training",
 }
-CONCLUSION = """The cell separates where the others do not: .83 of the shared latents' variance is in its invariant parts
-and .82 of the private ones' in its specific parts, where encoders told the latents reach .85, and less than a
+CONCLUSION = """The cell separates where the others do not: .83 of the shared latents' variance is in its invariant
+parts and .82 of the private ones' in its specific parts, where encoders told the latents reach .85, and less than a
 hundredth in the wrong ones; GMF's and the MISA-like layer's parts both hold something of everything. With
 labels of all latents it is .81 and .81, with three modalities .84 and .84, with at most .04 of private latents
 in the invariant parts. About as many directions are invariant as there are, five; with its own head or five
