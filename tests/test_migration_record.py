@@ -49,7 +49,8 @@ def recorder(features):
 
 def test_what_is_recorded_is_what_a_dissociation_of_the_encoded_features_finds(features):
     recorder = fusion.MigrationRecorder(samples=100)
-    run = trained(features, recorder)
+    # Encoders begin as the features themselves: at the usual rate three epochs move little.
+    run = trained(features, recorder, recipe=replace(RECIPE, learning_rate=0.05))
     assert recorder.record.epochs == (0, 1, 2, 3)
     rows = torch.linspace(0, len(features.train) - 1, 100).long()
     encoded = run.model.vectors(*run.batch(features.train.rows(rows)))
@@ -60,7 +61,7 @@ def test_what_is_recorded_is_what_a_dissociation_of_the_encoded_features_finds(f
         torch.testing.assert_close(ions.gates, one.gates)
         assert ions.noise_level == one.noise_level
         before = recorder.record.ions(name, 0)
-        assert (before.predictability - one.predictability).abs().max() > 0.002
+        assert (before.predictability - one.predictability).abs().max() > 0.02
         assert float(recorder.record.course(name).charge[3]) == pytest.approx(one.charge)
 
 
