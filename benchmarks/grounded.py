@@ -5,7 +5,6 @@ by layer: what is there is not measured again. `--page` writes docs/grounded_res
 """
 
 import argparse
-import contextlib
 import json
 import math
 import statistics
@@ -219,15 +218,16 @@ def told(seed: int, dims: Mapping[str, int]) -> dict[str, float]:
 
 
 def trained(
-    seed: int, maker: Any, label: str, recipe: fusion.Recipe, dims: Mapping[str, int], shortcut: bool = True
+    seed: int,
+    maker: Any,
+    label: str,
+    recipe: fusion.Recipe,
+    dims: Mapping[str, int],
+    encoder: Any = fusion.ResidualEncoder,
 ) -> dict[str, float]:
     """Accuracy, and what the parts hold, behind encoders of features that are nonlinear in the latents."""
     features, latents = nonlinear(seed, dims, label)
-    with (
-        contextlib.nullcontext()
-        if shortcut
-        else mock.patch("fusion.training.run.ResidualEncoder", _perceptron)
-    ):
+    with mock.patch("fusion.training.run.ResidualEncoder", encoder):
         run = fusion.train(maker, features, recipe=recipe, seed=seed, progress=False)
     accuracy = {case: found["accuracy"] for case, found in fusion.evaluate(run, features).items()}
     whole = accuracy.pop("all")
@@ -281,7 +281,7 @@ def experiments() -> dict[str, dict[str, Callable[[int], dict[str, float]]]]:
         row = partial(trained, label=label, recipe=recipe, dims=dims)
         found[name] = {"encoders told the latents": partial(told, dims=dims)}
         found[name] |= {layer: partial(row, maker=maker) for layer, maker in layers.items()}
-        found[name]["cell, encoders without a shortcut"] = partial(row, maker=JOINT, shortcut=False)
+        found[name]["cell, encoders without a shortcut"] = partial(row, maker=JOINT, encoder=_perceptron)
     return found
 
 
