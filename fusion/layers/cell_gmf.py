@@ -41,13 +41,13 @@ class CellGMF(FusionLayer):
     replaced by its conditional mean given those present, :math:`v_m = K_{mP} K_{PP}^{-1} v_P` in whitened
     coordinates, and its specific part is zero; `completed` holds the features so filled in.
 
-    Valences are measured, in one of two ways. :meth:`fit` measures them once, on features that do not change. With
-    a `memory` the layer follows features that do, because their encoders are trained: in training every forward pass
-    adds the samples that have every modality to running covariances (of all processes together), and every
-    `refresh` passes the channels settle anew (its features should then be standardised, as
+    Valences are measured, in one of two ways. :meth:`fit` measures them once, on features that do not change. With a
+    `memory` the layer follows features that do, because their encoders are trained: in training every forward pass
+    adds the samples that have every modality (or several, :meth:`follow`) to running covariances of all processes,
+    and every `refresh` passes the channels settle anew (its features should then be standardised, as
     :class:`~fusion.model.FusionModel` does). The free energy of the cells is then one of the losses and shapes the
-    encoders: its gradient with respect to the covariances is kept from refresh to refresh, and passed on through
-    the covariance of each batch.
+    encoders: its gradient with respect to the covariances is kept from refresh to refresh, and passed on through the
+    covariance of each batch.
 
     Arguments:
         dims: Modality name → number of channels.
@@ -328,12 +328,13 @@ class CellGMF(FusionLayer):
         """What the free energy's gradient with respect to covariances makes of those of samples."""
         pull = rows.new_zeros(())
         for (first, second), (here, there), one, other in pairs(rows, mask, self.dims):
+            if not len(one):
+                continue
             force = self.force[here, there].to(rows, copy=True)
             if first != second:
                 force += self.force[there, here].mT
-            if len(one):
-                centred = one - one.mean(dim=0), other - other.mean(dim=0)
-                pull = pull + ((centred[0] @ force) * centred[1]).sum() / len(one)
+            centred = one - one.mean(dim=0), other - other.mean(dim=0)
+            pull = pull + ((centred[0] @ force) * centred[1]).sum() / len(one)
         return pull
 
     def _settle_from_moments(self) -> None:
