@@ -332,7 +332,7 @@ def _tape_from(tensor: Tensor) -> Any:
     lanes, count = tensor.numpy(), MARCHING_TOGETHER
     if lanes.shape[-1] == count:
         return lanes.view(rows_of(count))[..., 0]
-    steps, rows = max(lanes.shape[0], EXPECTED_STEPS), lanes.shape[1]
+    steps, rows = max(lanes.shape[0], EXPECTED_STEPS), lanes.shape[1]  # as long as one that is recorded
     tape = new_rows(steps, rows, lanes=count, lend=TAPES.lend)
     tape["lanes"][: lanes.shape[0], :, : lanes.shape[-1]] = lanes
     return tape
