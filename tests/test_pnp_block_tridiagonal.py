@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pnp.solvers.block_tridiagonal import BlockTridiagonal
+from pnp.solvers.block_tridiagonal import BlockTridiagonal, solved
 
 
 def random_blocks(nodes: int, size: int, batch: tuple[int, ...] = ()) -> tuple[torch.Tensor, ...]:
@@ -68,6 +68,16 @@ def test_gradient_of_the_right_hand_side(nodes, size):
     matrix = BlockTridiagonal(*random_blocks(nodes, size))
     rhs = torch.randn(nodes, size, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(matrix.solve, (rhs,), eps=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(("nodes", "size", "batch"), [(1, 2, ()), (2, 1, (3,)), (7, 1, ()), (4, 3, (2,))])
+def test_gradients_of_a_solution(nodes, size, batch):
+    """First and second ones, by the blocks and the right-hand side, in rows that are far from symmetric."""
+    given = *random_blocks(nodes, size, batch), torch.randn(*batch, nodes, size, 2, dtype=torch.float64)
+    assert torch.equal(solved(*given), BlockTridiagonal(*given[:3]).solve(given[3]))
+    given = [one.requires_grad_() for one in given]
+    assert torch.autograd.gradcheck(solved, given, eps=1e-6, atol=1e-8)
+    assert torch.autograd.gradgradcheck(solved, given, eps=1e-6, atol=1e-7)
 
 
 def test_one_factorisation_serves_many_right_hand_sides():

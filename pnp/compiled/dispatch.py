@@ -177,6 +177,7 @@ class _Marched(torch.autograd.Function):
         *given: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """`tapes` are cells and what was recorded of them, a lane each, `taken` `(B,)` how many steps."""
+        ctx.set_materialize_grads(False)
         ctx.fixed, ctx.groups = fixed, [cells for cells, _ in tapes]
         # Lanes without a cell are not kept.
         kept = (tape.clone() if tape.shape[-1] < MARCHING_TOGETHER else tape for _, tape in tapes)
@@ -185,13 +186,17 @@ class _Marched(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_concentrations: Tensor, by_potential: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, by_concentrations: Tensor | None, by_potential: Tensor | None) -> tuple[Any, ...]:
         taken, at_once, *saved = ctx.saved_tensors
         count = len(ctx.groups)
         tapes, given = saved[:count], saved[count:]
         wanted = Coefficients(*ctx.needs_input_grad[6:])
         found = [torch.zeros_like(one, memory_format=torch.contiguous_format) for one in given]
-        species, nodes = by_concentrations.shape[2:]
+        species, nodes = given[-2].shape[1:]
+        by = (
+            taken.new_empty(0, 0, 0) if by_potential is None else by_potential,
+            taken.new_empty(0, 0, 0, 0) if by_concentrations is None else by_concentrations,
+        )
 
         def solve(groups: Any, *arguments: Any) -> None:
             both = step_rows(nodes, species), back_row_count(nodes, species)
@@ -206,14 +211,15 @@ class _Marched(torch.autograd.Function):
             taken,
             Coefficients(*given),
             *ctx.fixed,
-            by_potential,
-            by_concentrations,
+            *by,
             wanted.volumes or wanted.fixed or wanted.valences,
             Coefficients(*found),
         )
         # What is asked for at time zero is the start itself.
-        found[-2] += by_concentrations[:, 0] * at_once[:, None, None]
-        found[-1] += by_potential[:, 0] * at_once[:, None]
+        if by_concentrations is not None:
+            found[-2] += by_concentrations[:, 0] * at_once[:, None, None]
+        if by_potential is not None:
+            found[-1] += by_potential[:, 0] * at_once[:, None]
         return None, None, None, None, None, None, *found
 
 

@@ -52,7 +52,8 @@ def factorise_salt(work: Any, nodes: int, held: Any, baths: Any) -> None:
     flux0, flux1, out0, out1, in0, in1 = none, none, none, none, none, none
     slope0, slope1, stiff, y0, y1, y2 = none, none, none, none, none, none
     x00, x01, x02, x10, x11, x12, x20, x21, x22 = none, none, none, none, none, none, none, none, none
-    here0, here1, phi = load(work, CONCENTRATIONS), load(work, CONCENTRATIONS + 1), load(work, POTENTIAL)
+    starts = CONCENTRATIONS + 2
+    here0, here1, phi = load(work, starts), load(work, starts + 1), load(work, START)
     before = phi
     for k in range(nodes):
         base = k * fields
@@ -80,8 +81,8 @@ def factorise_salt(work: Any, nodes: int, held: Any, baths: Any) -> None:
         before = phi
         if k < nodes - 1:
             next_ = base + fields
-            there0, there1 = load(work, next_ + CONCENTRATIONS), load(work, next_ + CONCENTRATIONS + 1)
-            phi = load(work, next_ + POTENTIAL)
+            there0, there1 = load(work, next_ + starts), load(work, next_ + starts + 1)
+            phi = load(work, next_ + START)
             stiff = load(work, base + STIFFNESS)
             d22, gauss, c22 = d22 + stiff, gauss + stiff * (before - phi), -stiff
             jump = phi - before
@@ -145,6 +146,17 @@ def _reached(work: Any, base: int, stage: int) -> Any:
         c0, c1, phi = c0 + a * increment0, c1 + a * increment1, phi + a * load(work, row + 2)
         known0, known1 = known0 + c * increment0, known1 + c * increment1
     return c0, c1, phi, known0, known1
+
+
+@inlined
+def _state(work: Any, base: int, stage: int) -> Any:
+    """The concentrations and the potential that a stage looks at."""
+    starts, increments = base + CONCENTRATIONS + 2, base + increments_at(2)
+    c0, c1, phi = load(work, starts), load(work, starts + 1), load(work, base + START)
+    for j in range(stage):
+        a, row = A[stage, j], increments + 3 * j
+        c0, c1, phi = c0 + a * load(work, row), c1 + a * load(work, row + 1), phi + a * load(work, row + 2)
+    return c0, c1, phi
 
 
 @part
@@ -280,21 +292,33 @@ def pull_salt(work: Any, back: Any, nodes: int, stage: int, held: Any, baths: An
         store(back, beside + own + 1, m1)
         store(back, beside + own + 2, m2)
         # Derivatives by the state.
-        here0, here1, phi, known0, known1 = _reached(work, base, stage)
         row = base + increments
         increment0, increment1, increment2 = load(work, row), load(work, row + 1), load(work, row + 2)
+        if whole:
+            here0, here1, phi, known0, known1 = _reached(work, base, stage)
+        elif stage == STAGES - 2:
+            here0 = load(work, base + CONCENTRATIONS) - increment0
+            here1 = load(work, base + CONCENTRATIONS + 1) - increment1
+            phi = load(work, base + POTENTIAL) - increment2
+        else:
+            here0, here1, phi = _state(work, base, stage)
         if stage == STAGES - 1:
             # What was recorded is the end of the step.
             increment0, increment1, increment2 = increment0 - here0, increment1 - here1, increment2 - phi
             store(work, row, increment0)
             store(work, row + 1, increment1)
             store(work, row + 2, increment2)
+            if not whole:
+                store(work, base + CONCENTRATIONS, here0)
+                store(work, base + CONCENTRATIONS + 1, here1)
+                store(work, base + POTENTIAL, phi)
         volume, at_end = load(work, base + VOLUME), phi + increment2
         if baths[k]:
             m0, m1 = none, none
         if held[k]:
             m2 = none
-        of0, of1, of2 = m2 * z0 * volume, m2 * z1 * volume, none
+        charge = m2 * volume
+        of0, of1, of2 = charge * z0, charge * z1, none
         if stage >= STAGES - 2:
             of0, of1 = of0 + load(back, beside + end), of1 + load(back, beside + end + 1)
             of2 = load(back, beside + end + 2)
@@ -321,7 +345,7 @@ def pull_salt(work: Any, back: Any, nodes: int, stage: int, held: Any, baths: An
             row = beside + OF_MOBILITIES
             store(back, row, load(back, row) - through * (ahead * here0 - behind * there0))
             through = through * load(work, base + mobility)
-            by_drop = through * (slope * here0 - (one + slope) * there0)
+            by_drop = through * (slope * (here0 - there0) - there0)
             of0, q0 = of0 - through * ahead, q0 + through * behind
             by_jump = by_jump - z0 * by_drop
             if whole:
@@ -334,7 +358,7 @@ def pull_salt(work: Any, back: Any, nodes: int, stage: int, held: Any, baths: An
             row = row + 1
             store(back, row, load(back, row) - through * (ahead * here1 - behind * there1))
             through = through * load(work, base + mobility + 1)
-            by_drop = through * (slope * here1 - (one + slope) * there1)
+            by_drop = through * (slope * (here1 - there1) - there1)
             of1, q1 = of1 - through * ahead, q1 + through * behind
             by_jump = by_jump - z1 * by_drop
             if whole:

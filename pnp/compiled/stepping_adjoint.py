@@ -83,7 +83,7 @@ def march_adjoint(
     whole: bool,
     found: Coefficients,
 ) -> None:
-    """Derivatives of a number with respect to all that is `given`, from those `by` results `(B, T, ...)`.
+    """Derivatives of a number with respect to all that is `given`, from those `by` results `(B, T, ...)`, if any.
 
     `cells` are at most as many as there are lanes, and the `tape` has their steps, as many as `taken` `(B,)` says;
     `work` is as for the steps, `back` has rows of its own. `general` is None for two species. If not `whole`,
@@ -91,7 +91,7 @@ def march_adjoint(
     """
     species, nodes = given.start.shape[1:]
     count = lanes_in(work)
-    group, steps = np.empty(count, np.int64), np.empty(count, np.int64)
+    group, steps, arrived = np.empty((3, count), np.int64)
     for lane in range(count):
         group[lane] = cells[min(lane, cells.size - 1)]
         steps[lane] = int(taken[group[lane]]) if lane < cells.size else 0
@@ -105,9 +105,9 @@ def march_adjoint(
             # A cell that has not come so far stays where it is, and nothing has a derivative by what it does.
             length = get(tape[step], DURATION, lane) if step < steps[lane] else 0.0
             put(work, nodes * rows_of_node(species) + STAGE, lane, length)
-            if step < steps[lane] and get(tape[step], OUTPUT, lane) >= 0:
-                cell, output = group[lane], int(get(tape[step], OUTPUT, lane))
-                _add_output(back, lane, by_potential[cell, output], by_concentrations[cell, output])
+            arrived[lane] = int(get(tape[step], OUTPUT, lane)) if step < steps[lane] else -1
+        if arrived.max() >= 0:
+            _add_outputs(back, group, arrived, species, nodes, by_potential, by_concentrations)
         _put_step(work, nodes, species, general, tape[step], tape[step + 1])
         factorise(work, nodes, species, general, held, baths)
         stage_up(work, nodes, species, general, 0)
@@ -388,28 +388,45 @@ def _put_step(work: Any, nodes: int, species: int, general: Any, step: Any, late
     fields, size = rows_of_node(species), species + 1
     last = increments_at(species) + (STAGES - 1) * size
     active, none = load(work, nodes * fields + STAGE) > 0.0, splat(work, 0.0)
+    some = any_lane(opposite(active))
     for k in range(nodes):
         base, row = k * fields, STATES + 2 * size * k
         for s in range(size):
-            own = base + POTENTIAL if s == species else base + CONCENTRATIONS + s
             start = base + START if s == species else base + CONCENTRATIONS + species + s
-            value = where(active, load(step, row + s), load(work, start))
-            store(work, own, value)
+            value, increment, end = load(step, row + s), load(step, row + size + s), load(later, row + s)
+            if some:
+                value = where(active, value, load(work, start))
+                increment, end = where(active, increment, none), where(active, end, value)
             store(work, start, value)
-            store(work, base + last - size + s, where(active, load(step, row + size + s), none))
-            store(work, base + last + s, where(active, load(later, row + s), value))
+            if general is not None:
+                store(work, base + POTENTIAL if s == species else base + CONCENTRATIONS + s, value)
+            store(work, base + last - size + s, increment)
+            store(work, base + last + s, end)
 
 
 @part
-def _add_output(back: Any, lane: int, by_potential: Any, by_concentrations: Any) -> None:
-    """What an output adds to the derivatives by the end of the step that arrived at it."""
-    species, nodes = by_concentrations.shape
+def _add_outputs(
+    back: Any,
+    group: Any,
+    arrived: Any,
+    species: int,
+    nodes: int,
+    by_potential: Any,
+    by_concentrations: Any,
+) -> None:
+    """What outputs add to the derivatives by the end of the step that arrived at them, or at -1 if at none."""
     rows, last = back_rows_of_node(species), pulled_at(species) + (STAGES - 1) * (species + 1)
-    for k in range(nodes):
-        at = k * rows + last
-        for s in range(species):
-            put(back, at + s, lane, get(back, at + s, lane) + by_concentrations[s, k])
-        put(back, at + species, lane, get(back, at + species, lane) + by_potential[k])
+    for lane in range(arrived.size):
+        if arrived[lane] >= 0:
+            cell, output = group[lane], arrived[lane]
+            for s in range(species if by_concentrations.size > 0 else 0):
+                for k in range(nodes):
+                    at = k * rows + last + s
+                    put(back, at, lane, get(back, at, lane) + by_concentrations[cell, output, s, k])
+            if by_potential.size > 0:
+                for k in range(nodes):
+                    at = k * rows + last + species
+                    put(back, at, lane, get(back, at, lane) + by_potential[cell, output, k])
 
 
 @part

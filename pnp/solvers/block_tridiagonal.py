@@ -14,6 +14,7 @@ References:
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,6 +75,34 @@ class BlockTridiagonal:
             between = _product(level.inverse, odd - neighbours)
             x = _interleave(x, between)
         return x
+
+
+def solved(lower: Tensor, diagonal: Tensor, upper: Tensor, rhs: Tensor) -> Tensor:
+    """The solution of one system, as :class:`BlockTridiagonal` has them; differentiable by the blocks as well.
+
+    One more solve, with the transposed blocks, has all derivatives; a graph of the elimination has ten times the work.
+    """
+    return _Solved.apply(lower, diagonal, upper, rhs)
+
+
+class _Solved(torch.autograd.Function):
+    """Solutions as functions of blocks and right-hand sides."""
+
+    @staticmethod
+    def forward(ctx: Any, lower: Tensor, diagonal: Tensor, upper: Tensor, rhs: Tensor) -> Tensor:
+        x = BlockTridiagonal(lower, diagonal, upper).solve(rhs)
+        ctx.save_for_backward(lower, diagonal, upper, x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, by_x: Tensor) -> tuple[Tensor, ...]:
+        lower, diagonal, upper, x = ctx.saved_tensors
+        before, after = (0, 0, 0, 0, 1, 0), (0, 0, 0, 0, 0, 1)
+        from_below, from_above = pad(upper[..., :-1, :, :], before), pad(lower[..., 1:, :, :], after)
+        by_rhs = solved(from_below.mT, diagonal.mT, from_above.mT, by_x)
+        left, right = pad(x[..., :-1, :, :], before), pad(x[..., 1:, :, :], after)
+        by_blocks = (-_product(by_rhs, neighbour.mT) for neighbour in (left, x, right))
+        return *by_blocks, by_rhs
 
 
 def _eliminate(lower: Tensor, diagonal: Tensor, upper: Tensor, first: int | None) -> _Level:

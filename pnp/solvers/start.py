@@ -12,7 +12,7 @@ from ..quantity import broadcast_batch
 from ..scaling import Scales
 from ..solution import Solution
 from ..system import CHARGE, CURRENT, End, State, System
-from .block_tridiagonal import BlockTridiagonal
+from .block_tridiagonal import solved
 
 
 def start_state(system: System, scales: Scales, initial: Solution | None) -> State:
@@ -87,12 +87,12 @@ def poisson_potential(system: System, concentrations: Tensor, charges: Tensor | 
     zero = State(concentrations, torch.zeros_like(system.volumes).unsqueeze(1))
     residual = poisson_residual(system, zero)
     bands = [band[..., None, None] for band in matrix.bands()]
-    if not system.is_periodic:
-        return -BlockTridiagonal(*bands).solve(residual[..., None, None])[..., 0, 0]
-    # Held at zero on the left, the sum of all charges closes the ring by itself; the last node is the drop.
-    for band, diagonal in zip(bands, (0.0, 1.0, 0.0), strict=True):
-        band[:, [0, -1]] = diagonal
-    return -BlockTridiagonal(*bands).solve(residual[..., None, None])[..., 0, 0]
+    if system.is_periodic:
+        # Held at zero on the left, the sum of all charges closes the ring by itself; the last node is the drop.
+        for band, value in zip(bands, (0.0, 1.0, 0.0), strict=True):
+            band[:, [0, -1]] = value
+    lower, diagonal, upper = bands
+    return -solved(lower, diagonal, upper, residual[..., None, None])[..., 0, 0]
 
 
 def _holding_charges(system: System, charges: Tensor | None) -> System:
