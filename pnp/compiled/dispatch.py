@@ -240,14 +240,19 @@ class _Resting(torch.autograd.Function):
     def forward(
         ctx: Any, potential: Tensor, concentrations: Tensor, structure: Any, cells: Any, *numbers: Tensor
     ) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
         ctx.structure, ctx.cells = structure, cells
         ctx.save_for_backward(potential, concentrations, *numbers)
         return potential.view_as(potential), concentrations.view_as(concentrations)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_potential: Tensor, by_concentrations: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, by_potential: Tensor | None, by_concentrations: Tensor | None) -> tuple[Any, ...]:
         potential, concentrations, *saved = ctx.saved_tensors
+        if by_potential is None:
+            by_potential = potential.new_empty(0, 0)
+        if by_concentrations is None:
+            by_concentrations = torch.zeros_like(concentrations)
         numbers = Numbers(*saved)
         wanted = ctx.needs_input_grad[4:]
         found = Numbers(*map(_to_fill, numbers, wanted))

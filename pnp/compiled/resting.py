@@ -427,7 +427,8 @@ def rest_adjoint(
 ) -> None:
     r"""Derivatives of a number with respect to all inputs of :func:`rest`, from those `by` its results.
 
-    With :math:`H\lambda = \bar\phi`, the total derivative by the potential, one solve serves all of them.
+    With :math:`H\lambda = \bar\phi`, the total derivative by the potential, one solve serves all of them. Those by
+    the potential itself may be empty: then there are none.
     """
     nodes, count = numbers.volumes.shape[1], lanes_in(work)
     group = np.empty(count, np.int64)
@@ -490,8 +491,12 @@ def total_by_potential(
 ) -> None:
     """Total derivative by the potential of one cell: its own and through Boltzmann's factors."""
     valences, volumes = numbers.valences[cell], numbers.volumes[cell]
-    for k in range(total.size):
-        total[k] = by_phi[k]
+    if by_phi.size > 0:
+        for k in range(total.size):
+            total[k] = by_phi[k]
+    else:
+        for k in range(total.size):
+            total[k] = 0.0
     for s in range(valences.size):
         share = scalar_product(c[s], by_c[s]) / numbers.amounts[cell, s] if closed else 0.0
         for k in range(total.size):
@@ -531,7 +536,7 @@ def by_numbers(
     fixed_wanted, medium = of_fixed_charge.size > 0, of_permittivity.size > 0
     material, fixed = int(permittivity.size > 1), int(fixed_charge.size > 1)
     # Of the ends, first the total derivatives by their potentials.
-    if ends_wanted:
+    if ends_wanted and by_phi.size > 0:
         of_ends[0], of_ends[3] = by_phi[0], by_phi[nodes - 1]
     for k in range(nodes):
         charge[k] = multiplier[k] * volumes[k]
@@ -565,12 +570,20 @@ def by_numbers(
         for side in range(2 if ends_wanted else 0):
             k = side * (nodes - 1)
             of_ends[3 * side] += z * own[k] * (each * volumes[k] - by[k] - z * charge[k])
+    strain = charge  # which is spent
     for k in range(nodes - 1):
-        strain = -(multiplier[k] - multiplier[k + 1]) * (phi[k] - phi[k + 1]) / spacings[k]
-        if medium:
-            of_permittivity[k * material] += strain
-        if of_spacings.size > 0:
-            of_spacings[k] = -strain * permittivity[k * material] / spacings[k]
+        strain[k] = -(multiplier[k] - multiplier[k + 1]) * (phi[k] - phi[k + 1]) / spacings[k]
+    if medium and material > 0:
+        for k in range(nodes - 1):
+            of_permittivity[k] = strain[k]
+    elif medium:
+        strained = 0.0
+        for k in range(nodes - 1):
+            strained += strain[k]
+        of_permittivity[0] = strained
+    if of_spacings.size > 0:
+        for k in range(nodes - 1):
+            of_spacings[k] = -strain[k] * permittivity[k * material] / spacings[k]
     for side in range(2 if ends_wanted else 0):
         node, next_ = side * (nodes - 1), 1 + side * (nodes - 3)
         if held[node]:
