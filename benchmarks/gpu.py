@@ -51,10 +51,10 @@ def solved(parameters: dict[str, Tensor]) -> pnp.Solution:
     return pnp.solve_steady(cell_of(**parameters))
 
 
-def gradient(parameters: dict[str, Tensor]) -> Tensor:
+def gradient(solve: Callable[[dict[str, Tensor]], pnp.Solution], parameters: dict[str, Tensor]) -> Tensor:
     """Of the sum of all diffuse charges by the voltages."""
     voltage = parameters["voltage"].detach().requires_grad_()
-    charges = pnp.diffuse_charge(solved(parameters | {"voltage": voltage}))
+    charges = pnp.diffuse_charge(solve(parameters | {"voltage": voltage}))
     return torch.autograd.grad(charges.sum(), voltage)[0]
 
 
@@ -94,9 +94,9 @@ def of_batch(size: int, floor: float) -> dict[str, Any]:
             wanted = solved(here)
         row["potential"] = difference(wanted.potential, solution.potential)
         row["concentrations"] = difference(wanted.concentrations, solution.concentrations)
-        gradient(there)
-        row["gradient_seconds"] = statistics.median(seconds(lambda: gradient(there), 3))
-        row["gradient"] = difference(gradient(here), gradient(there))
+        gradient(solved, there)
+        row["gradient_seconds"] = statistics.median(seconds(lambda: gradient(solved, there), 3))
+        row["gradient"] = difference(gradient(solved, here), gradient(solved, there))
     return row
 
 
@@ -115,6 +115,10 @@ def of_transients(size: int) -> dict[str, Any]:
         }
         if size <= 1000:
             row["potential"] = difference(charged(here).potential, solution.potential)
+    gradient(charged, there)
+    row["gradient_seconds"] = seconds(lambda: gradient(charged, there), 1)[0]
+    if size <= 1000:
+        row["gradient"] = difference(gradient(charged, here), gradient(charged, there))
     return row
 
 
@@ -138,6 +142,10 @@ def _written(row: dict[str, Any]) -> list[str]:
     return [f"{row['batch']:,}", row["solver"], first, each, rate]
 
 
+def _with_gradient(row: dict[str, Any]) -> str:
+    return f"{1e3 * row['gradient_seconds']:.3g}" if "gradient_seconds" in row else ""
+
+
 def _differences(row: dict[str, Any], *names: str) -> list[str]:
     return [f"{row[name]:.1e}" if name in row else "" for name in names]
 
@@ -151,19 +159,22 @@ def page(found: dict[str, Any]) -> str:
             *_written(row),
             f"{row['iterations']:.1f}",
             f"{100 * row['of_floor']:.2g} %",
-            f"{1e3 * row['gradient_seconds']:.3g}" if "gradient_seconds" in row else "",
+            _with_gradient(row),
             f"{row['memory'] / 2**30:.1f}",
             *_differences(row, *differ),
         ]
         for row in found["steady"]
     ]
     more = ["iterations", "of the floor", "with gradient, ms", "GiB"]
-    moving = [[*_written(row), *_differences(row, "potential")] for row in found["transient"]]
+    moving = [
+        [*_written(row), _with_gradient(row), *_differences(row, "potential", "gradient")]
+        for row in found["transient"]
+    ]
     return (
         f"{found['device']}, {found['bandwidth'] / 1e12:.2f} TB/s in a copy. Steady states:\n\n"
         + table([*head, *more, *differ], still)
         + "\nTransients to one charging time:\n\n"
-        + table([*head, "potential"], moving)
+        + table([*head, "with gradient, ms", "potential", "gradient"], moving)
     )
 
 

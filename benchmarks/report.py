@@ -62,9 +62,9 @@ transient goes back over its recorded steps, each of which is begun once more; i
 for 201 nodes and two species.
 
 CUDA tensors are solved by the same kernels, compiled for one cell a thread, where numba-cuda is installed (the extra
-`cuda`), but for gradients of transients, which torch does. This has been compiled and simulated but **not yet run on a
-GPU**, so there are no numbers; with one, `python -m benchmarks.gpu` measures them from 1 to 1,000,000 cells and
-compares with the CPU.
+`cuda`). For a gradient of transients a GPU takes the steps once more to record them, as many cells at a time as half of
+its free memory has room for. This has been compiled and simulated but **not yet run on a GPU**, so there are no
+numbers; with one, `python -m benchmarks.gpu` measures them from 1 to 1,000,000 cells and compares with the CPU.
 
 ## Steady states
 

@@ -30,6 +30,7 @@ def simulated() -> None:
     dispatch._on_gpu = lambda tensor: True
     gpu._memory = lambda tensor: tensor.detach().contiguous().numpy()
     gpu._stream = lambda device: nullcontext(0)
+    gpu.room = lambda device: 0  # one tape at a time
     gpu.THREADS, gpu.WORKSPACE = THREADS, 0
 
 
@@ -37,9 +38,16 @@ def largest_difference(one: torch.Tensor, two: torch.Tensor) -> float:
     return float(((one - two).abs() / (1 + two.abs())).max())
 
 
-def compare(name: str, solve: Callable[[], Any], tolerance: float) -> None:
-    """Solve in torch and as on a GPU; raises where they differ."""
-    with compiled.torch_only():
+def on_cpu() -> Any:
+    """As long as this is open, kernels of the CPU solve."""
+    return patch.object(dispatch, "_on_gpu", lambda tensor: False)
+
+
+def compare(
+    name: str, solve: Callable[[], Any], tolerance: float, otherwise: Callable[[], Any] = compiled.torch_only
+) -> None:
+    """Solve in torch, or otherwise, and as on a GPU; raises where they differ."""
+    with otherwise():
         wanted = solve()
     with patch.object(equilibrium, "minimise", None), patch.object(integration, "integrate", None):
         found = solve()  # with nothing that would take over what a kernel leaves
@@ -77,6 +85,45 @@ def transient(ends: str) -> tuple[torch.Tensor, ...]:
     return solution.potential, solution.concentrations
 
 
+def transient_gradient(ions: int) -> tuple[torch.Tensor, ...]:
+    """Of a number by all that cells with a bath are made of, and by where they start."""
+    valences, count = [1.0, -1.0, 2.0][:ions], COUNT
+    rows = torch.linspace(0.9, 1.1, count, dtype=torch.float64)
+    leaves = [
+        *(5 * rows, 0.02 * rows, 0.3 * rows),
+        torch.linspace(0.5, 1.5, count * ions, dtype=torch.float64).reshape(count, ions),
+        torch.linspace(0.8, 1.2, count * ions * NODES, dtype=torch.float64).reshape(count, ions, NODES),
+        torch.tensor(valences, dtype=torch.float64),
+        torch.linspace(0, 1, NODES, dtype=torch.float64) ** 1.2,
+    ]
+    voltage, permittivity, fixed, diffusivities, start, valence, nodes = (
+        one.requires_grad_() for one in leaves
+    )
+    species = [pnp.Species(str(i), valence=valence[i], diffusivity=diffusivities[:, i]) for i in range(ions)]
+    bath = pnp.Reservoir(concentrations=[1.0, 1.0, 0.0][:ions], potential=0.0)
+    cell = pnp.Cell(
+        pnp.Electrolyte.dimensionless(species, permittivity=permittivity),
+        length=1.0,
+        concentrations=1.0,
+        left=pnp.Electrode(potential=voltage, stern_capacitance=0.4),
+        right=bath,
+        fixed_charge=fixed,
+        charged=True,
+    )
+    control = pnp.StepControl(relative=1e-2, absolute=1e-3)
+    solution = pnp.solve_transient(
+        cell, pnp.Grid(nodes), times=[0.0, 1e-3, 1e-2], initial=start, step_control=control
+    )
+    assert solution.stats.solver == "compiled"
+    weights = torch.cos(torch.arange(solution.potential.numel(), dtype=torch.float64)).reshape(
+        solution.potential.shape
+    )
+    value = (solution.potential * weights).sum() + (
+        solution.concentrations.square() * weights[:, :, None]
+    ).sum()
+    return torch.autograd.grad(value, leaves)
+
+
 if __name__ == "__main__":
     simulated()
     # What is not initialised is not a number.
@@ -89,3 +136,7 @@ if __name__ == "__main__":
         compare(f"gradients, {kind}", lambda kind=kind: gradient(kind), 1e-8)
     for ends in ("two electrodes", "two baths"):
         compare(f"transients, {ends}", lambda ends=ends: transient(ends), 1e-6)
+    for ions in (2, 3):
+        compare(
+            f"gradients of transients, {ions} ions", lambda ions=ions: transient_gradient(ions), 1e-9, on_cpu
+        )

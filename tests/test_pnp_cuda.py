@@ -27,6 +27,8 @@ from numba import types
 
 from pnp.compiled import dispatch
 from pnp.compiled.inputs import Numbers
+from pnp.compiled.step_rows import tape_width
+from pnp.compiled.stepping_adjoint import Coefficients
 
 from .test_pnp_compiled import AT_REST_COMPILED, assert_same
 from .test_pnp_gradients import Parametrised
@@ -83,7 +85,18 @@ class Imagined(NoTransfers):
             found.answer = given[0].numel()
         elif name == "aten::bitwise_not":
             found.answer = False
+        elif name == "aten::max":
+            found.answer = STEPS
         return found
+
+
+STEPS = 7
+"""Of every cell on the device without memory."""
+
+
+def half_of_the_cells(_: torch.Tensor) -> int:
+    """Bytes of their tapes."""
+    return BATCH // 2 * 8 * (STEPS + 1) * tape_width(NODES, 2)
 
 
 def numbers_on(device: str) -> dict[str, torch.Tensor]:
@@ -104,6 +117,7 @@ def imagined(monkeypatch) -> list[str]:
     monkeypatch.setattr(dispatch, "_has_kernels", lambda system: True)
     monkeypatch.setattr(dispatch, "_on_gpu", lambda tensor: True)
     monkeypatch.setattr(dispatch, "_launch", lambda name, *_: launched.append(name))
+    monkeypatch.setattr(dispatch, "_room", half_of_the_cells)
     return launched
 
 
@@ -119,7 +133,11 @@ def test_no_array_goes_to_or_fro_around_kernels(imagined):
         with torch.no_grad():
             pnp.solve_equilibrium(cell, grid, initial=solution)
             pnp.solve_transient(cell, grid, times=[0.01, 0.1])
-    assert imagined == ["rest", "rest_adjoint", "rest", "march_salt"]
+        assert imagined[2:] == ["rest", "march_salt"]
+        value = pnp.diffuse_charge(pnp.solve_transient(cell, grid, times=[0.01, 0.1])).sum()
+        assert imagined[4:] == ["march_salt_recorded"]
+        torch.autograd.grad(value, list(numbers.values()))
+    assert imagined[5:] == 2 * ["march_salt_recorded", "march_adjoint_salt"]
 
 
 def test_a_transfer_is_noticed():
@@ -140,7 +158,7 @@ def test_simulated_gpu_computes_what_torch_does():
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    assert len(run.stdout.splitlines()) == 8
+    assert len(run.stdout.splitlines()) == 10
 
 
 def _array(axes: int, of: Any = types.float64) -> Any:
@@ -149,6 +167,7 @@ def _array(axes: int, of: Any = types.float64) -> Any:
 
 _FLAG, _NUMBERS = _array(1, types.boolean), types.NamedUniTuple(_array(2), 7, Numbers)
 _CELLS = _array(1, types.int64)
+_COEFFICIENTS = types.NamedTuple([_array(axes) for axes in (2, 3, 2, 2, 2, 3, 3, 2)], Coefficients)
 _RESULTS = [_array(2), _array(3), _array(2)]
 SIGNATURES = {
     "rest": [
@@ -162,10 +181,16 @@ SIGNATURES = {
     "march": [
         *(_array(2), _CELLS, _NUMBERS, _array(3), types.Tuple([types.boolean, _FLAG, _FLAG])),
         *(types.Tuple([_array(2), _array(3), _array(2), _array(1)]), types.UniTuple(types.float64, 5)),
-        *(types.int64, types.Tuple([_array(3), _array(4), _array(2)])),
+        *(types.int64, types.Tuple([_array(3), _array(4), _array(2)]), _array(3)),
+    ],
+    "march_adjoint": [
+        *(_array(2), _array(2), _CELLS, _array(3), _array(1), _COEFFICIENTS, _FLAG, _FLAG),
+        *(types.Tuple([_array(3), _array(4)]), types.boolean, _COEFFICIENTS),
     ],
 }
-SIGNATURES["march_salt"] = SIGNATURES["march"]
+for like in ("march_salt", "march_recorded", "march_salt_recorded"):
+    SIGNATURES[like] = SIGNATURES["march"]
+SIGNATURES["march_adjoint_salt"] = SIGNATURES["march_adjoint"]
 
 
 @pytest.mark.parametrize("name", SIGNATURES)
@@ -261,6 +286,23 @@ def test_batches_are_those_of_the_cpu(gpu, threads, monkeypatch):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("together", ["all", "one by one"])
+def test_gradients_of_transients_are_those_of_the_cpu(gpu, together, monkeypatch):
+    if together == "one by one":
+        monkeypatch.setattr(gpu, "room", lambda device: 0)
+    found = []
+    for device in ("cpu", "cuda"):
+        numbers = numbers_on(device)
+        solution = pnp.solve_transient(*batch_of(numbers), times=[0.0, 0.01, 0.1])
+        assert solution.stats.solver == "compiled"
+        value = pnp.diffuse_charge(solution).sum() + solution.potential.square().sum()
+        found.append([one.cpu() for one in torch.autograd.grad(value, list(numbers.values()))])
+    for one, two in zip(*found, strict=True):
+        # Steps are chosen by rounded numbers, which are others there.
+        assert float((two - one).abs().max()) < 1e-5 * float(one.abs().max())
+
+
+@pytest.mark.gpu
 @pytest.mark.usefixtures("gpu")
 def test_nothing_leaves_the_gpu():
     numbers = numbers_on("cuda")
@@ -272,6 +314,8 @@ def test_nothing_leaves_the_gpu():
         torch.autograd.grad(value, list(numbers.values()), allow_unused=True)
         with torch.no_grad():
             assert pnp.solve_transient(cell, grid, times=[0.01]).stats.solver == "compiled"
+        charging = pnp.solve_transient(cell, grid, times=[0.01])
+        torch.autograd.grad(pnp.diffuse_charge(charging).sum(), list(numbers.values()))
 
 
 @pytest.mark.gpu

@@ -4,7 +4,7 @@ The solvers choose them by themselves where they apply: float64, point ions, not
 of a few species also for CUDA tensors where numba-cuda (the extra `cuda`) is installed. Everything here is checked
 against the readable equations, which stay what defines the scheme. Without numba (the extra `fast`) the solvers do the
 same in torch, only slower; `solution.stats.solver` says which of the two it was. Equilibria and transients have first
-derivatives through adjoint kernels (those of transients on the CPU only).
+derivatives through adjoint kernels.
 """
 
 import warnings

@@ -1,5 +1,6 @@
 """From the scaled equations of a batch to kernels on all cores or on a GPU, and back."""
 
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import Any
@@ -52,15 +53,9 @@ def _has_kernels(system: System) -> bool:
     return device == "cpu" or (on_gpu and system.valences.shape[1] <= FEW_SPECIES)
 
 
-def can_march(system: System, start: State) -> bool:
-    """Whether :func:`marched` solves this system from there; on a GPU only where nobody wants gradients."""
-    few = system.valences.shape[1] <= FEW_SPECIES
-    recorded = _on_gpu(system.volumes) and _gradients_wanted(system, start)
-    return few and not recorded and can_rest(system)
-
-
-def _gradients_wanted(system: System, start: State) -> bool:
-    return torch.is_grad_enabled() and (system.requires_grad() or start.requires_grad())
+def can_march(system: System) -> bool:
+    """Whether :func:`marched` solves this system."""
+    return system.valences.shape[1] <= FEW_SPECIES and can_rest(system)
 
 
 def resting_state(system: System, start: Tensor | None, settings: Newton) -> NewtonResult:
@@ -98,10 +93,11 @@ def marched(
     """States at the scaled times `outputs` `(B, T)` of cells whose ends impose what they impose for good.
 
     Returns concentrations `(B, T, S, N)`, potentials `(B, T, N)` and a report `(B, 4)`: 0 for success, time reached,
-    accepted and rejected steps. Where gradients are wanted, the steps of cells that succeeded are kept.
+    accepted and rejected steps. Where gradients are wanted, steps are kept; on a GPU, which has less memory, they are
+    taken once more when the gradients are.
     """
     keep_freed_memory()
-    wanted = _gradients_wanted(system, start)
+    wanted = torch.is_grad_enabled() and (system.requires_grad() or start.requires_grad())
     batch, species, nodes = start.concentrations.shape
     closed, held = _structure(system)
     baths = torch.zeros_like(held)
@@ -117,21 +113,23 @@ def marched(
     numbers, speeds = _numbers(system)._replace(amounts=amounts), system.diffusivities
     general = None if species == 2 else True
     potential, concentrations, report = results
+
+    def with_gradients(function: Any, *kept: Any) -> tuple[Tensor, Tensor, Tensor]:
+        taken, at_once = report[:, 2] * (report[:, 0] == 0), outputs[:, 0] == 0
+        fixed = (general, held, baths), taken, at_once
+        found = function.apply(concentrations, potential, *kept, *fixed, *_coefficients(system, start))
+        return *found, report
+
     if _on_gpu(outputs):
-        name = "march_salt" if general is None else "march"
-        most = control.max_steps
-        _launch(
-            name,
-            ((rows,),),
-            order,
-            numbers,
-            speeds,
-            structure,
-            begin,
-            tuple(map(float, limits)),
-            most,
-            results,
-        )
+
+        def on_gpu(cells: Tensor, report: Tensor, tape: Tensor) -> None:
+            name = ("march_salt" if general is None else "march") + ("_recorded" if wanted else "")
+            arguments = numbers, speeds, structure, begin, tuple(map(float, limits)), control.max_steps
+            _launch(name, ((rows,),), cells, *arguments, (potential, concentrations, report), tape)
+
+        on_gpu(order, report, new(0, 0, batch))
+        if wanted:
+            return with_gradients(_MarchedOnGpu, on_gpu, order, report.clone())
         return concentrations, potential, report
     tapes: list[tuple[Any, Tensor]] = []
 
@@ -141,25 +139,18 @@ def marched(
         steps = Steps(time, next_, taken, np.empty(count, bool), np.empty(count, int))
         own = new_rows(rows, lanes=count), np.empty(count, int), steps
         if not wanted:
-            march(*own, new_rows(0, 0, lanes=count), cells, *arguments)
+            march(*own, new_rows(0, 0, lanes=count), True, cells, *arguments)
             return
         for first in range(0, len(cells), count):
             together = cells[first : first + count]
             room = new_rows(EXPECTED_STEPS, tape_width(nodes, species), lanes=count, lend=TAPES.lend)
-            tape = march(*own, room, together, *arguments)["lanes"]
+            tape = march(*own, room, True, together, *arguments)["lanes"]
             longest = 1 + int(report[together, 2].max())
             tapes.append((together, torch.from_numpy(tape[:longest, :, : len(together)])))
 
     arguments = numbers, speeds, general, structure, begin, np.array(limits), control.max_steps, results
     _side_by_side(solve, CELLS_PER_THREAD, order, *arguments)
-    if wanted:
-        given = _coefficients(system, start)
-        fixed = general, held, baths
-        taken = report[:, 2] * (report[:, 0] == 0)
-        concentrations, potential = _Marched.apply(
-            concentrations, potential, tapes, fixed, taken, outputs[:, 0] == 0, *given
-        )
-    return concentrations, potential, report
+    return with_gradients(_Marched, tapes) if wanted else (concentrations, potential, report)
 
 
 class _Marched(torch.autograd.Function):
@@ -190,13 +181,7 @@ class _Marched(torch.autograd.Function):
         taken, at_once, *saved = ctx.saved_tensors
         count = len(ctx.groups)
         tapes, given = saved[:count], saved[count:]
-        wanted = Coefficients(*ctx.needs_input_grad[6:])
-        found = [torch.zeros_like(one, memory_format=torch.contiguous_format) for one in given]
         species, nodes = given[-2].shape[1:]
-        by = (
-            taken.new_empty(0, 0, 0) if by_potential is None else by_potential,
-            taken.new_empty(0, 0, 0, 0) if by_concentrations is None else by_concentrations,
-        )
 
         def solve(groups: Any, *arguments: Any) -> None:
             both = step_rows(nodes, species), back_row_count(nodes, species)
@@ -204,23 +189,83 @@ class _Marched(torch.autograd.Function):
             for index in groups:
                 march_adjoint(*work, ctx.groups[index], _tape_from(tapes[index]), *arguments)
 
-        _side_by_side(
-            solve,
-            CELLS_PER_THREAD // MARCHING_TOGETHER,
-            np.arange(count),
-            taken,
-            Coefficients(*given),
-            *ctx.fixed,
-            *by,
-            wanted.volumes or wanted.fixed or wanted.valences,
-            Coefficients(*found),
-        )
-        # What is asked for at time zero is the start itself.
-        if by_concentrations is not None:
-            found[-2] += by_concentrations[:, 0] * at_once[:, None, None]
-        if by_potential is not None:
-            found[-1] += by_potential[:, 0] * at_once[:, None]
+        def solve_all(*arguments: Any) -> None:
+            size = CELLS_PER_THREAD // MARCHING_TOGETHER
+            _side_by_side(solve, size, np.arange(count), taken, Coefficients(*given), *ctx.fixed, *arguments)
+
+        by = by_concentrations, by_potential
+        found = _by_coefficients(given, Coefficients(*ctx.needs_input_grad[6:]), *by, at_once, solve_all)
         return None, None, None, None, None, None, *found
+
+
+class _MarchedOnGpu(torch.autograd.Function):
+    """The same for cells whose steps are taken `again` to be recorded, as many at a time as there is memory for."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        concentrations: Tensor,
+        potential: Tensor,
+        again: Callable[[Tensor, Tensor, Tensor], None],
+        order: Tensor,
+        report: Tensor,
+        fixed: Any,
+        taken: Tensor,
+        at_once: Tensor,
+        *given: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.again, ctx.fixed = again, fixed
+        ctx.save_for_backward(order, report, taken, at_once, *given)
+        return concentrations.view_as(concentrations), potential.view_as(potential)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_concentrations: Tensor | None, by_potential: Tensor | None) -> tuple[Any, ...]:
+        order, report, taken, at_once, *given = ctx.saved_tensors
+        general, *structure = ctx.fixed
+        species, nodes = given[-2].shape[1:]
+        name = "march_adjoint_salt" if general is None else "march_adjoint"
+        shapes = (step_rows(nodes, species),), (back_row_count(nodes, species),)
+        steps, width = 1 + int(taken.max()), tape_width(nodes, species)
+        together = max(1, _room(order) // (8 * steps * width))
+
+        def solve(*arguments: Any) -> None:
+            for cells in order.split(together):
+                tape, once_more = taken.new_empty(steps, width, len(cells)), torch.empty_like(report)
+                ctx.again(cells, once_more, tape)
+                if not bool((once_more[cells] == report[cells]).all()):
+                    raise RuntimeError(
+                        "Transients took other steps when they were taken again for their gradients."
+                    )
+                _launch(name, shapes, cells, tape, taken, Coefficients(*given), *structure, *arguments)
+
+        by = by_concentrations, by_potential
+        found = _by_coefficients(given, Coefficients(*ctx.needs_input_grad[8:]), *by, at_once, solve)
+        return None, None, None, None, None, None, None, None, *found
+
+
+def _by_coefficients(
+    given: Sequence[Tensor],
+    wanted: Coefficients,
+    by_concentrations: Tensor | None,
+    by_potential: Tensor | None,
+    at_once: Tensor,
+    solve: Callable[..., None],
+) -> list[Tensor]:
+    """Derivatives by all that is `given`, which `solve` fills in from those by the results."""
+    found = [torch.zeros_like(one, memory_format=torch.contiguous_format) for one in given]
+    by = (
+        given[0].new_empty(0, 0, 0) if by_potential is None else by_potential,
+        given[0].new_empty(0, 0, 0, 0) if by_concentrations is None else by_concentrations,
+    )
+    solve(by, wanted.volumes or wanted.fixed or wanted.valences, Coefficients(*found))
+    # What is asked for at time zero is the start itself.
+    if by_concentrations is not None:
+        found[-2] += by_concentrations[:, 0] * at_once[:, None, None]
+    if by_potential is not None:
+        found[-1] += by_potential[:, 0] * at_once[:, None]
+    return found
 
 
 def resting_gradient(system: System, result: NewtonResult) -> State:
@@ -377,6 +422,13 @@ def _launch(*arguments: Any) -> None:
     from . import gpu  # needs numba-cuda
 
     gpu.launch(*arguments)
+
+
+def _room(tensor: Tensor) -> int:
+    """See :func:`pnp.compiled.gpu.room`."""
+    from . import gpu
+
+    return gpu.room(tensor.device)
 
 
 def _side_by_side(kernel: Any, size: int, *tensors: Any) -> None:

@@ -26,6 +26,7 @@ from .inputs import each_tensor
 from .resting import rest_adjoint_in, rest_in
 from .stepping import Steps
 from .stepping import march as march_on_cpu
+from .stepping_adjoint import march_adjoint_in
 
 THREADS = 32
 """Threads of a block: one warp, so that few cells spread over all multiprocessors."""
@@ -49,6 +50,11 @@ def load(rows: Any, row: Any) -> Any:
 
 @alone
 def store(rows: Any, row: Any, value: Any) -> None:
+    rows[np.uint64(row)] = value
+
+
+@alone
+def stream(rows: Any, row: Any, value: Any) -> None:
     rows[np.uint64(row)] = value
 
 
@@ -148,7 +154,9 @@ def _kernel(function: Any) -> Any:
     return kernel
 
 
-_rest_in, _rest_adjoint_in, _march = map(on_gpu, (rest_in, rest_adjoint_in, march_on_cpu))
+_rest_in, _rest_adjoint_in, _march, _march_adjoint_in = map(
+    on_gpu, (rest_in, rest_adjoint_in, march_on_cpu, march_adjoint_in)
+)
 
 
 @_kernel
@@ -195,8 +203,8 @@ def rest_adjoint(
         _rest_adjoint_in(column, group, parts, own, numbers, closed, held, states, found)
 
 
-def _marching(general: Any) -> Any:
-    """See :func:`pnp.compiled.stepping.march` about `general`; steps are not recorded."""
+def _marching(general: Any, recorded: bool) -> Any:
+    """See :func:`pnp.compiled.stepping.march` about `general`; a `recorded` one takes a tape `(step, row, cell)`."""
 
     def march(
         work: Any,
@@ -208,6 +216,7 @@ def _marching(general: Any) -> Any:
         control: Any,
         most: Any,
         results: Any,
+        tape: Any,
     ) -> None:
         thread = cuda.grid(1)
         column, group = work[:, thread], cuda.local.array(1, np.int64)
@@ -219,13 +228,13 @@ def _marching(general: Any) -> Any:
             cuda.local.array(1, np.int64),
         )
         for place in range(thread, cells.size, work.shape[1]):
-            own = cells[place : place + 1]
             _march(
                 column,
                 group,
                 steps,
+                tape[:, :, place] if recorded else None,
                 None,
-                own,
+                cells[place : place + 1],
                 numbers,
                 diffusivities,
                 general,
@@ -239,7 +248,56 @@ def _marching(general: Any) -> Any:
     return _kernel(march)
 
 
-march, march_salt = _marching(True), _marching(None)
+def _marching_back(general: Any) -> Any:
+    """See :func:`pnp.compiled.stepping_adjoint.march_adjoint`; the tape is `(step, row, cell)`."""
+
+    def march_adjoint(
+        work: Any,
+        back: Any,
+        cells: Any,
+        tape: Any,
+        taken: Any,
+        given: Any,
+        held: Any,
+        baths: Any,
+        by: Any,
+        whole: Any,
+        found: Any,
+    ) -> None:
+        thread = cuda.grid(1)
+        spare = (
+            cuda.local.array(1, np.int64),
+            cuda.local.array(1, np.int64),
+            cuda.local.array(1, np.int64),
+        )
+        for place in range(thread, cells.size, work.shape[1]):
+            _march_adjoint_in(
+                work[:, thread],
+                back[:, thread],
+                spare,
+                cells[place : place + 1],
+                tape[:, :, place],
+                taken,
+                given,
+                general,
+                held,
+                baths,
+                by,
+                whole,
+                found,
+            )
+
+    return _kernel(march_adjoint)
+
+
+march, march_salt = _marching(True, False), _marching(None, False)
+march_recorded, march_salt_recorded = _marching(True, True), _marching(None, True)
+march_adjoint, march_adjoint_salt = _marching_back(True), _marching_back(None)
+
+
+def room(device: torch.device) -> int:
+    """Bytes that a tape may take, half of those that are free."""
+    return torch.cuda.mem_get_info(device)[0] // 2
 
 
 def launch(name: str, shapes: tuple[tuple[int, ...], ...], cells: Tensor, *arguments: Any) -> None:

@@ -440,6 +440,7 @@ def march(
     group: Any,
     steps: Steps,
     tape: Any,
+    grows: Any,
     cells: Any,
     numbers: Numbers,
     diffusivities: Any,
@@ -456,15 +457,15 @@ def march(
     and concentrations, the times `(B, T)` to stop at and the first steps; `control` is relative and absolute tolerance,
     safety, shrink and grow. The `report` `(B, 4)` of the results: status, time, accepted and rejected steps. Every
     accepted step of as many `cells` as there are lanes is recorded on the `tape` `(T, W)`, :data:`STATES` says how,
-    unless it is None or has no columns. Returns the tape, longer if it has to be; after the last step of a cell is
-    its end.
+    unless it is None or has no columns; after the last step of a cell is its end. If it `grows`, which is true or None,
+    returns the tape, longer if it has to be; otherwise what it has no room for is not recorded.
     """
     closed, held, baths = structure
     start_potential, start_concentrations, outputs, first_steps = start
     potential, concentrations, report = results
     nodes, species = numbers.volumes.shape[1], numbers.valences.shape[1]
     count, own = lanes_in(work), nodes * rows_of_node(species)
-    longer = tape
+    longer, furthest = tape, 0
     for first in range(0, cells.size, count):
         present = min(count, cells.size - first)
         for lane in range(count):
@@ -505,10 +506,16 @@ def march(
                     if report[cell, 2] > accepted:
                         put(work, own + ACCEPTED, lane, accepted)
                         put(work, own + ARRIVED, lane, 1.0 * index)
+                        furthest = max(furthest, int(accepted))
                     _stop(lane, outputs.shape[1], most, steps, report[cell])
             if tape is not None:  # noqa: SIM102
                 if longer.shape[1] > 0:
-                    longer = _record_steps(work, nodes, species, longer)
+                    if grows is not None:  # noqa: SIM102
+                        if furthest + 2 > longer.shape[0]:
+                            longer = _longer(longer)
+                    _record_steps(work, nodes, species, longer)
+    if grows is None:
+        return None
     return longer
 
 
@@ -610,7 +617,7 @@ def _record_start(work: Any, nodes: int, species: int, step: Any) -> None:
 
 
 @part
-def _record_steps(work: Any, nodes: int, species: int, tape: Any) -> Any:
+def _record_steps(work: Any, nodes: int, species: int, tape: Any) -> None:
     """Copy the steps that were accepted, each to where its cell has come; cells that have come as far together."""
     own = nodes * rows_of_node(species)
     before = load(work, own + ACCEPTED)
@@ -623,13 +630,11 @@ def _record_steps(work: Any, nodes: int, species: int, tape: Any) -> Any:
             first = first and get(work, own + ACCEPTED, other) != accepted
         if first:
             step = int(accepted)
-            if step + 2 > tape.shape[0]:
-                tape = _longer(tape)
-            theirs = before == accepted
-            # Whether others have already been where these arrive.
-            others = any_lane(opposite(theirs) & (taken > accepted))
-            _record_step(work, nodes, species, theirs, others, tape[step], tape[step + 1])
-    return tape
+            if step + 2 <= tape.shape[0]:
+                theirs = before == accepted
+                # Whether others have already been where these arrive.
+                others = any_lane(opposite(theirs) & (taken > accepted))
+                _record_step(work, nodes, species, theirs, others, tape[step], tape[step + 1])
 
 
 @part

@@ -78,20 +78,43 @@ def march_adjoint(
     general: Any,
     held: Any,
     baths: Any,
-    by_potential: Any,
-    by_concentrations: Any,
+    by: Any,
     whole: bool,
     found: Coefficients,
 ) -> None:
-    """Derivatives of a number with respect to all that is `given`, from those `by` results `(B, T, ...)`, if any.
+    """Derivatives of a number with respect to all that is `given`, from those by results `(B, T, ...)`.
 
     `cells` are at most as many as there are lanes, and the `tape` has their steps, as many as `taken` `(B,)` says;
-    `work` is as for the steps, `back` has rows of its own. `general` is None for two species. If not `whole`,
-    derivatives by volumes, fixed charge and valences are left zero.
+    `work` is as for the steps, `back` has rows of its own. `general` is None for two species. `by` are those by
+    potentials and by concentrations, empty where there are none. If not `whole`, derivatives by volumes, fixed charge
+    and valences are left zero.
     """
+    count = lanes_in(work)
+    spare = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.int64)
+    march_adjoint_in(work, back, spare, cells, tape, taken, given, general, held, baths, by, whole, found)
+
+
+@part
+def march_adjoint_in(
+    work: Any,
+    back: Any,
+    spare: Any,
+    cells: Any,
+    tape: Any,
+    taken: Any,
+    given: Coefficients,
+    general: Any,
+    held: Any,
+    baths: Any,
+    by: Any,
+    whole: bool,
+    found: Coefficients,
+) -> None:
+    """The same in arrays that are given: three with a whole number a lane to `spare`."""
+    by_potential, by_concentrations = by
     species, nodes = given.start.shape[1:]
     count = lanes_in(work)
-    group, steps, arrived = np.empty((3, count), np.int64)
+    group, steps, arrived = spare
     for lane in range(count):
         group[lane] = cells[min(lane, cells.size - 1)]
         steps[lane] = int(taken[group[lane]]) if lane < cells.size else 0
@@ -101,12 +124,14 @@ def march_adjoint(
         most = max(most, steps[lane])
     for i in range(most):
         step = most - 1 - i
+        last = -1
         for lane in range(count):
             # A cell that has not come so far stays where it is, and nothing has a derivative by what it does.
             length = get(tape[step], DURATION, lane) if step < steps[lane] else 0.0
             put(work, nodes * rows_of_node(species) + STAGE, lane, length)
             arrived[lane] = int(get(tape[step], OUTPUT, lane)) if step < steps[lane] else -1
-        if arrived.max() >= 0:
+            last = max(last, arrived[lane])
+        if last >= 0:
             _add_outputs(back, group, arrived, species, nodes, by_potential, by_concentrations)
         _put_step(work, nodes, species, general, tape[step], tape[step + 1])
         factorise(work, nodes, species, general, held, baths)

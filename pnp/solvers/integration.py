@@ -146,7 +146,7 @@ def _compiled_run(system: System, start: State, outputs: Tensor, control: StepCo
     def compiled() -> tuple[Tensor, Tensor, Tensor] | None:
         from ..compiled import dispatch  # needs numba, which takes its time to import
 
-        if not dispatch.can_march(system, start):
+        if not dispatch.can_march(system):
             return None
         return dispatch.marched(system, start, outputs, _first_step(system), control)
 
