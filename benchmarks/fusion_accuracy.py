@@ -91,9 +91,9 @@ Quadrants:
 {files}\
 With everything present no layer is ahead of the best baseline by more than chance, under any recipe. With something
 missing the recipe moves every layer on digits to about .89, and then they are alike again. Under the full recipe the
-grounded layer (`cell`) has, with the gated and the MISA-like layer, the best means: on digits .981 and .903 beside .979
+grounded layer (`cell`) has, with the gated and the MISA-like layer, the best means: on digits .981 and .904 beside .979
 and .903 of the gated one, on quadrants .982 and .884 beside .984 and .887 of the MISA-like one and .986 and .883 of the
-gated one, on mfeat6 .987 and .9653 beside .987 and .9647 of the gated one, on segment .967 and .727 beside .967 and
+gated one, on mfeat6 .987 and .9654 beside .987 and .9647 of the gated one, on segment .967 and .727 beside .967 and
 .724 of the gated one and .964 and .726 of the MISA-like one. None of the three is ahead of the others by more than
 chance there. On [noisy latents](separation.md), where gates are no use, and where [classes are many](#many-classes),
 the cell is ahead.
