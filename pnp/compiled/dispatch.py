@@ -93,8 +93,8 @@ def marched(
     """States at the scaled times `outputs` `(B, T)` of cells whose ends impose what they impose for good.
 
     Returns concentrations `(B, T, S, N)`, potentials `(B, T, N)` and a report `(B, 4)`: 0 for success, time reached,
-    accepted and rejected steps. Where gradients are wanted, steps are kept; on a GPU, which has less memory, they are
-    taken once more when the gradients are.
+    accepted and rejected steps. Where gradients are wanted, steps are kept; on a GPU, whose memory would not hold those
+    of as many cells as it solves, they are taken once more instead.
     """
     keep_freed_memory()
     wanted = torch.is_grad_enabled() and (system.requires_grad() or start.requires_grad())
