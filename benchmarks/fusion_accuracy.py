@@ -167,8 +167,8 @@ everything present and .08 with something missing, on quadrants by .05 and .08, 
 does it. That the cell is only measured on them brings .01 on quadrants and nothing on mfeat6, within the intervals. Nor
 is the teaching the cell's own: under the same loss all layers gain. Concatenation and late fusion stay .01 to .06
 behind the cell then with something missing, the others on mfeat6 .01 to .02, the gated layer on quadrants .01 with
-everything present and nothing with something missing. Without unlabelled samples no layer is ahead of late fusion by more than
-chance, but for the cell on mfeat6 with something missing, by .01.
+everything present and nothing with something missing. Without unlabelled samples no layer is ahead of late fusion by
+more than chance, but for the cell on mfeat6 with something missing, by .01.
 
 ## What GMF needs on top
 
