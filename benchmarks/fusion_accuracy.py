@@ -152,7 +152,8 @@ recipe.
 With something missing the cell is .04 ahead of every other layer, and with everything present level with late fusion,
 the only other one that has a decision for each modality. Where samples of a class are so few the gated layer, which is
 best on digits, is behind all that concatenate or add, and low-rank fusion does better with something missing than with
-everything. SCFAE stays at chance at the recipe's learning rate, at a fifth of it it learns; MISA was not measured here.
+everything. SCFAE and the MISA-like layer stay at chance at the recipe's learning rate; at a fifth of it they learn, the
+MISA-like layer to .945 and .867 (one seed).
 
 ## Few labels
 
