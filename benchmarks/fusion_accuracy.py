@@ -134,8 +134,8 @@ is as good on digits and quadrants, costs .09 and .14 with many classes and .11 
 [noisy latents](separation.md). The usual perceptron costs .01 on digits and .03 on quadrants where a modality is
 missing, under the full recipe.
 
-What the cell brings is mostly what it fills in: the gated head loses .05 without it where no missing case was trained,
-and .002 where all were, because then the head has learned what to do.
+What the cell brings is mostly what it fills in: the gated head loses .05 to .06 without it where no missing case was
+trained, and .002 where all were, because then the head has learned what to do.
 
 **The gates of the cell bring no accuracy**: a plain sigmoid of the same valences, and even gates that tell nothing
 apart, do as well under either recipe. They bring the separation, which [known latents](grounded_results.md) show, and
