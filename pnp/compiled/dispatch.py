@@ -236,7 +236,8 @@ class _MarchedOnGpu(torch.autograd.Function):
                 ctx.again(cells, once_more, tape)
                 if not bool((once_more[cells] == report[cells]).all()):
                     raise RuntimeError(
-                        "Transients took other steps when they were taken again for their gradients."
+                        "solve_transient: cells took other steps when these were taken again for the gradients; "
+                        "solve in pnp.compiled.torch_only()."
                     )
                 _launch(name, shapes, cells, tape, taken, Coefficients(*given), *structure, *arguments)
 

@@ -82,12 +82,12 @@ def march_adjoint(
     whole: bool,
     found: Coefficients,
 ) -> None:
-    """Derivatives of a number with respect to all that is `given`, from those by results `(B, T, ...)`.
+    """Derivatives of a number with respect to all that is `given`, from those by its results `(B, T, ...)`.
 
     `cells` are at most as many as there are lanes, and the `tape` has their steps, as many as `taken` `(B,)` says;
-    `work` is as for the steps, `back` has rows of its own. `general` is None for two species. `by` are those by
-    potentials and by concentrations, empty where there are none. If not `whole`, derivatives by volumes, fixed charge
-    and valences are left zero.
+    `work` is as for the steps, `back` has rows of its own. `general` is None for two species. `by` has those by
+    potentials and by concentrations, empty where nobody looks at them. If not `whole`, derivatives by volumes, fixed
+    charge and valences are left zero.
     """
     count = lanes_in(work)
     spare = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.int64)
