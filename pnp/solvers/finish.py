@@ -39,8 +39,8 @@ def finish(
     again: Callable[[Grid], Solution],
 ) -> Solution:
     """Assemble the solution of a steady state in the user's units, raise or warn where it has to be."""
-    concentrations = _in_units(state.concentrations, scales.concentration[:, None, None])
-    potential = _in_units(state.potential, scales.potential[:, None])
+    concentrations = in_units(state.concentrations, scales.concentration[:, None, None])
+    potential = in_units(state.potential, scales.potential[:, None])
     batch = scales.batch_shape
     solution = Solution(
         cell=cell,
@@ -57,8 +57,10 @@ def finish(
     return solution
 
 
-def _in_units(values: Tensor, unit: Tensor) -> Tensor:
-    """`values`, which nobody else needs, times `unit`."""
+def in_units(values: Tensor, unit: Tensor) -> Tensor:
+    """`values`, which nobody else needs, times `unit`; a unit of one, as dimensionless cells have, costs nothing."""
+    if not unit.requires_grad and bool((unit == 1).all()):
+        return values
     return values * unit if values.requires_grad or unit.requires_grad else values.mul_(unit)
 
 

@@ -13,7 +13,7 @@ from ..scaling import Scales, scale
 from ..solution import Solution
 from ..system import State, System
 from .equilibrium import DEFAULT_NODES
-from .finish import report, unflatten, user_pressure
+from .finish import in_units, report, unflatten, user_pressure
 from .integration import run
 from .schedule import Schedule
 from .start import check_initial, poisson_potential, scaled_state, with_baths, with_pressure
@@ -86,8 +86,8 @@ def solve_transient(
     found = run(system, start, outputs, schedule, step_control, progress)
     batch = scales.batch_shape
     amounts = (system.volumes[:, None, :] * start.concentrations).sum(-1)
-    concentrations = found.concentrations * scales.concentration[:, None, None, None]
-    potential = found.fields[:, :, 0] * scales.potential[:, None, None]
+    concentrations = in_units(found.concentrations, scales.concentration[:, None, None, None])
+    potential = in_units(found.fields[:, :, 0], scales.potential[:, None, None])
     solution = Solution(
         cell=cell,
         grid=grid,
