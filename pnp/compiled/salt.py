@@ -39,8 +39,8 @@ from .step_rows import (
 
 
 @part
-def factorise_salt(work: Any, nodes: int, held: Any, baths: Any) -> None:
-    """See :func:`pnp.compiled.stepping.factorise`."""
+def factorise_salt(work: Any, back: Any, nodes: int, held: Any, baths: Any) -> None:
+    """See :func:`pnp.compiled.stepping.factorise`; if there is a way `back`, the multipliers of the last stage, too."""
     fields = rows_of_node(2)
     own = nodes * fields
     tau, z0, z1 = load(work, own + STAGE), load(work, own + VALENCE), load(work, own + VALENCE + 1)
@@ -52,12 +52,26 @@ def factorise_salt(work: Any, nodes: int, held: Any, baths: Any) -> None:
     flux0, flux1, out0, out1, in0, in1 = none, none, none, none, none, none
     slope0, slope1, stiff, y0, y1, y2 = none, none, none, none, none, none
     x00, x01, x02, x10, x11, x12, x20, x21, x22 = none, none, none, none, none, none, none, none, none
+    m0, m1, m2 = none, none, none
+    last = 3 * (STAGES - 1)
     starts = CONCENTRATIONS + 2
     here0, here1, phi = load(work, starts), load(work, starts + 1), load(work, START)
     before = phi
     for k in range(nodes):
         base = k * fields
         volume = load(work, base + VOLUME)
+        if back is not None:
+            row = k * back_rows_of_node(2) + last
+            end = row + pulled_at(2)
+            m0, m1, m2 = (
+                load(back, end) - x00 * m0 - x10 * m1 - x20 * m2,
+                load(back, end + 1) - x01 * m0 - x11 * m1 - x21 * m2,
+                load(back, end + 2) - x02 * m0 - x12 * m1 - x22 * m2,
+            )
+            row = row + multipliers_at(2)
+            store(back, row, m0)
+            store(back, row + 1, m1)
+            store(back, row + 2, m2)
         # The row of the potential: Gauss's law.
         d20, d21, d22 = -z0 * volume, -z1 * volume, stiff
         gauss = stiff * (phi - before) - load(work, base + FIXED) - volume * (z0 * here0 + z1 * here1)
@@ -86,16 +100,16 @@ def factorise_salt(work: Any, nodes: int, held: Any, baths: Any) -> None:
             stiff = load(work, base + STIFFNESS)
             d22, gauss, c22 = d22 + stiff, gauss + stiff * (before - phi), -stiff
             jump = phi - before
-            ahead, back, slope = bernoulli(z0 * jump)
+            ahead, behind, slope = bernoulli(z0 * jump)
             speed = tau * load(work, base + mobility)
-            out0, in0 = speed * ahead, speed * back
+            out0, in0 = speed * ahead, speed * behind
             slope0 = speed * z0 * (slope * here0 - (one + slope) * there0)
             if mirrored:
-                ahead, back, slope = back, ahead, -one - slope
+                ahead, behind, slope = behind, ahead, -one - slope
             else:
-                ahead, back, slope = bernoulli(z1 * jump)
+                ahead, behind, slope = bernoulli(z1 * jump)
             speed = tau * load(work, base + mobility + 1)
-            out1, in1 = speed * ahead, speed * back
+            out1, in1 = speed * ahead, speed * behind
             slope1 = speed * z1 * (slope * here1 - (one + slope) * there1)
             flux0, flux1 = out0 * here0 - in0 * there0, out1 * here1 - in1 * there1
             r0, r1 = r0 - flux0, r1 - flux1
@@ -159,9 +173,19 @@ def _state(work: Any, base: int, stage: int) -> Any:
     return c0, c1, phi
 
 
+@inlined
+def _remembered(work: Any, base: int, stage: int) -> Any:
+    """What a stage remembers of increments before it."""
+    known0, known1 = splat(work, 0.0), splat(work, 0.0)
+    for j in range(stage):
+        row = base + increments_at(2) + 3 * j
+        known0, known1 = known0 + C[stage, j] * load(work, row), known1 + C[stage, j] * load(work, row + 1)
+    return known0, known1
+
+
 @part
-def stage_down_salt(work: Any, nodes: int, stage: int, held: Any, baths: Any) -> None:
-    """See :func:`pnp.compiled.stepping.stage_down`; the state is kept of the last stage only."""
+def stage_down_salt(work: Any, back: Any, nodes: int, stage: int, held: Any, baths: Any) -> None:
+    """See :func:`pnp.compiled.stepping.stage_down`; the state is kept of the last stage only, or in `back` of all."""
     fields = rows_of_node(2)
     own = nodes * fields
     tau, z0, z1 = load(work, own + STAGE), load(work, own + VALENCE), load(work, own + VALENCE + 1)
@@ -175,7 +199,12 @@ def stage_down_salt(work: Any, nodes: int, stage: int, held: Any, baths: Any) ->
     before = phi
     for k in range(nodes):
         base = k * fields
-        if stage == STAGES - 1:
+        if back is not None:
+            row = k * back_rows_of_node(2) + pulled_at(2) + 3 * stage
+            store(back, row, here0)
+            store(back, row + 1, here1)
+            store(back, row + 2, phi)
+        elif stage == STAGES - 1:
             store(work, base + CONCENTRATIONS, here0)
             store(work, base + CONCENTRATIONS + 1, here1)
             store(work, base + POTENTIAL, phi)
@@ -194,13 +223,13 @@ def stage_down_salt(work: Any, nodes: int, stage: int, held: Any, baths: Any) ->
             stiff = load(work, base + STIFFNESS)
             jump = phi - before
             gauss = gauss - stiff * jump
-            ahead, back, _ = bernoulli(z0 * jump)
-            flux0 = tau * load(work, base + mobility) * (ahead * here0 - back * there0)
+            ahead, behind, _ = bernoulli(z0 * jump)
+            flux0 = tau * load(work, base + mobility) * (ahead * here0 - behind * there0)
             if mirrored:
-                ahead, back = back, ahead
+                ahead, behind = behind, ahead
             else:
-                ahead, back, _ = bernoulli(z1 * jump)
-            flux1 = tau * load(work, base + mobility + 1) * (ahead * here1 - back * there1)
+                ahead, behind, _ = bernoulli(z1 * jump)
+            flux1 = tau * load(work, base + mobility + 1) * (ahead * here1 - behind * there1)
             r0, r1 = r0 - flux0, r1 - flux1
             here0, here1 = there0, there1
         r2 = r2 - gauss
@@ -219,7 +248,7 @@ def stage_down_salt(work: Any, nodes: int, stage: int, held: Any, baths: Any) ->
 
 @part
 def multiply_salt(work: Any, back: Any, nodes: int, stage: int, baths: Any) -> None:
-    """See :func:`pnp.compiled.stepping_adjoint.multiply`."""
+    """See :func:`pnp.compiled.stepping_adjoint.multiply`; not of the last stage."""
     fields, rows = rows_of_node(2), back_rows_of_node(2)
     multipliers, pulled, x = multipliers_at(2), pulled_at(2), inverse_at(2) - 9
     end, last = pulled + 3 * (STAGES - 1), multipliers + 3 * (STAGES - 1)
@@ -227,8 +256,10 @@ def multiply_salt(work: Any, back: Any, nodes: int, stage: int, baths: Any) -> N
     m0, m1, m2 = none, none, none
     for k in range(nodes):
         base, beside = k * fields, k * rows
-        value0, value1, value2, known0, known1 = none, none, none, none, none
-        if stage >= STAGES - 2:
+        c = C[STAGES - 1, stage]
+        known0, known1 = c * load(back, beside + last), c * load(back, beside + last + 1)
+        value0, value1, value2 = none, none, none
+        if stage == STAGES - 2:
             value0, value1 = load(back, beside + end), load(back, beside + end + 1)
             value2 = load(back, beside + end + 2)
         for j in range(stage + 1, STAGES - 1):
@@ -238,10 +269,6 @@ def multiply_salt(work: Any, back: Any, nodes: int, stage: int, baths: Any) -> N
             value2 = value2 + a * load(back, row + pulled + 2)
             known0 = known0 + c * load(back, row + multipliers)
             known1 = known1 + c * load(back, row + multipliers + 1)
-        if stage < STAGES - 1:
-            c = C[STAGES - 1, stage]
-            known0 = known0 + c * load(back, beside + last)
-            known1 = known1 + c * load(back, beside + last + 1)
         if not baths[k]:
             remembered = SHARE * load(work, base + VOLUME)
             value0, value1 = value0 + remembered * known0, value1 + remembered * known1
@@ -257,15 +284,41 @@ def multiply_salt(work: Any, back: Any, nodes: int, stage: int, baths: Any) -> N
         store(back, own + 2, m2)
 
 
+@inlined
+def _substituted(
+    work: Any, back: Any, base: int, own: int, inner: bool, beyond0: Any, beyond1: Any, strain: Any
+) -> Any:
+    """Multipliers of a node by transposed substitution, from those to its right if it is an inner one."""
+    v0, v1, v2 = load(back, own), load(back, own + 1), load(back, own + 2)
+    if inner:
+        row = base + rows_of_node(2) + CONCENTRATIONS + 8
+        v0, v1 = v0 + load(work, row) * beyond0, v1 + load(work, row + 1) * beyond1
+        v2 = v2 + load(work, base + STIFFNESS) * strain
+        v2 = v2 - load(work, row + 2) * beyond0 - load(work, row + 3) * beyond1
+    row = base + inverse_at(2)
+    m0 = load(work, row) * v0 + load(work, row + 3) * v1 + load(work, row + 6) * v2
+    m1 = load(work, row + 1) * v0 + load(work, row + 4) * v1 + load(work, row + 7) * v2
+    m2 = load(work, row + 2) * v0 + load(work, row + 5) * v1 + load(work, row + 8) * v2
+    return m0, m1, m2
+
+
 @part
-def pull_salt(work: Any, back: Any, nodes: int, stage: int, held: Any, baths: Any, whole: bool) -> None:
-    """See :func:`pnp.compiled.stepping_adjoint.pull`."""
+def pull_salt(
+    work: Any,
+    back: Any,
+    nodes: int,
+    stage: int,
+    held: Any,
+    baths: Any,
+    whole: bool,
+) -> None:
+    """See :func:`pnp.compiled.stepping_adjoint.pull`; not of the first stage."""
     fields, rows = rows_of_node(2), back_rows_of_node(2)
     cell, of_cell = nodes * fields, nodes * rows
     tau, z0, z1 = load(work, cell + STAGE), load(work, cell + VALENCE), load(work, cell + VALENCE + 1)
     mirrored = not any_lane(opposite(z1 == -z0))
-    mobility, alphas = CONCENTRATIONS + 4, CONCENTRATIONS + 8
-    inverse, increments = inverse_at(2), increments_at(2) + 3 * stage
+    mobility = CONCENTRATIONS + 4
+    increments = increments_at(2) + 3 * stage
     own, pulled = multipliers_at(2) + 3 * stage, pulled_at(2) + 3 * stage
     end = pulled_at(2) + 3 * (STAGES - 1)
     none, one = splat(work, 0.0), splat(work, 1.0)
@@ -276,57 +329,43 @@ def pull_salt(work: Any, back: Any, nodes: int, stage: int, held: Any, baths: An
     for i in range(nodes):
         k = nodes - 1 - i
         base, beside = k * fields, k * rows
-        # Transposed substitution.
-        v0, v1, v2 = load(back, beside + own), load(back, beside + own + 1), load(back, beside + own + 2)
-        stiff = none
-        if i > 0:
-            row = base + fields + alphas
-            stiff = load(work, base + STIFFNESS)
-            v0, v1 = v0 + load(work, row) * beyond0, v1 + load(work, row + 1) * beyond1
-            v2 = v2 + stiff * strain - load(work, row + 2) * beyond0 - load(work, row + 3) * beyond1
-        row = base + inverse
-        m0 = load(work, row) * v0 + load(work, row + 3) * v1 + load(work, row + 6) * v2
-        m1 = load(work, row + 1) * v0 + load(work, row + 4) * v1 + load(work, row + 7) * v2
-        m2 = load(work, row + 2) * v0 + load(work, row + 5) * v1 + load(work, row + 8) * v2
+        m0, m1, m2 = _substituted(work, back, base, beside + own, i > 0, beyond0, beyond1, strain)
         store(back, beside + own, m0)
         store(back, beside + own + 1, m1)
         store(back, beside + own + 2, m2)
-        # Derivatives by the state.
-        row = base + increments
-        increment0, increment1, increment2 = load(work, row), load(work, row + 1), load(work, row + 2)
-        if whole:
-            here0, here1, phi, known0, known1 = _reached(work, base, stage)
-        elif stage == STAGES - 2:  # what the last one looked at lacks its own increment
-            here0 = load(work, base + CONCENTRATIONS) - increment0
-            here1 = load(work, base + CONCENTRATIONS + 1) - increment1
-            phi = load(work, base + POTENTIAL) - increment2
-        else:
-            here0, here1, phi = _state(work, base, stage)
+        # Derivatives by the state, which lies where they will be.
+        of0, of1, of2 = none, none, none
+        if stage >= STAGES - 2:
+            of0, of1, of2 = load(back, beside + end), load(back, beside + end + 1), load(back, beside + end + 2)
+        row, before = base + increments, beside + pulled
         if stage == STAGES - 1:
-            # What was recorded is the end of the step.
-            increment0, increment1, increment2 = increment0 - here0, increment1 - here1, increment2 - phi
-            store(work, row, increment0)
-            store(work, row + 1, increment1)
-            store(work, row + 2, increment2)
-            store(work, base + CONCENTRATIONS, here0)
-            store(work, base + CONCENTRATIONS + 1, here1)
-            store(work, base + POTENTIAL, phi)
-        volume, at_end = load(work, base + VOLUME), phi + increment2
+            # It looks at what the one before did and at its increment. What was recorded is the end of the step.
+            here0, here1, phi = _state(work, base, stage - 1)
+            store(back, before - 3, here0)
+            store(back, before - 2, here1)
+            store(back, before - 1, phi)
+            here0, here1 = here0 + load(work, row - 3), here1 + load(work, row - 2)
+            phi = phi + load(work, row - 1)
+            store(work, row, load(work, row) - here0)
+            store(work, row + 1, load(work, row + 1) - here1)
+            store(work, row + 2, load(work, row + 2) - phi)
+        else:
+            here0, here1, phi = load(back, before), load(back, before + 1), load(back, before + 2)
+        volume, at_end = load(work, base + VOLUME), phi + load(work, row + 2)
         if baths[k]:
             m0, m1 = none, none
         if held[k]:
             m2 = none
         charge = m2 * volume
-        of0, of1, of2 = charge * z0, charge * z1, none
-        if stage >= STAGES - 2:
-            of0, of1 = of0 + load(back, beside + end), of1 + load(back, beside + end + 1)
-            of2 = load(back, beside + end + 2)
+        of0, of1 = of0 + charge * z0, of1 + charge * z1
         if k == 0 or k == nodes - 1:
             side = of_cell + ENDS + (0 if k == 0 else 2)
             store(back, side, load(back, side) - m2 * at_end)
             store(back, side + 1, load(back, side + 1) + m2)
             of2 = of2 - m2 * load(work, cell + (LEFT_SPRING if k == 0 else RIGHT_SPRING))
         if whole:
+            increment0, increment1 = load(work, row), load(work, row + 1)
+            known0, known1 = _remembered(work, base, stage)
             total0, total1 = here0 + increment0, here1 + increment1
             of_volume = load(back, beside + OF_VOLUME) + m2 * (z0 * total0 + z1 * total1)
             of_volume = of_volume + m0 * (SHARE * known0 - increment0) + m1 * (SHARE * known1 - increment1)
@@ -338,7 +377,7 @@ def pull_salt(work: Any, back: Any, nodes: int, stage: int, held: Any, baths: An
             jump, strain = after - phi, m2 - strain
             of_stiffness = load(back, beside + OF_STIFFNESS) + strain * (end_after - at_end)
             store(back, beside + OF_STIFFNESS, of_stiffness)
-            by_jump = stiff * strain
+            by_jump = load(work, base + STIFFNESS) * strain
             ahead, behind, slope = bernoulli(z0 * jump)
             through = tau * (m0 - beyond0)
             row = beside + OF_MOBILITIES
@@ -380,11 +419,11 @@ def pull_salt(work: Any, back: Any, nodes: int, stage: int, held: Any, baths: An
 
 @inlined
 def _pulls(work: Any, back: Any, base: int, beside: int, here: float, there: float) -> Any:
-    """See :func:`pnp.compiled.stepping_adjoint._pulls`; of both species."""
+    """See :func:`pnp.compiled.stepping_adjoint._pulls`; of both species, without the first stage."""
     next_, later = rows_of_node(2), back_rows_of_node(2)
     none = splat(work, 0.0)
     left0, left1, right0, right1, strained0, strained1 = none, none, none, none, none, none
-    for j in range(STAGES):
+    for j in range(1, STAGES):
         row, own = base + increments_at(2) + 3 * j, beside + multipliers_at(2) + 3 * j
         weight0 = here * load(back, own) - there * load(back, own + later)
         weight1 = here * load(back, own + 1) - there * load(back, own + later + 1)
@@ -397,69 +436,115 @@ def _pulls(work: Any, back: Any, base: int, beside: int, here: float, there: flo
 
 
 @part
-def through_matrix_salt(work: Any, back: Any, nodes: int, baths: Any, whole: bool) -> None:
-    """See :func:`pnp.compiled.stepping_adjoint.through_matrix`."""
+def through_start_salt(work: Any, back: Any, nodes: int, held: Any, baths: Any, whole: bool) -> None:
+    """What :func:`pull_salt` does, for the first stage, and what the matrix adds: both look at the start.
+
+    See :func:`pnp.compiled.stepping_adjoint.through_start`.
+    """
     fields, rows = rows_of_node(2), back_rows_of_node(2)
-    cell, of_valences = nodes * fields, nodes * rows + OF_VALENCES
+    cell, of_cell = nodes * fields, nodes * rows
     tau, z0, z1 = load(work, cell + STAGE), load(work, cell + VALENCE), load(work, cell + VALENCE + 1)
     mirrored = not any_lane(opposite(z1 == -z0))
-    starts, mobilities, pulled = CONCENTRATIONS + 2, CONCENTRATIONS + 4, pulled_at(2)
+    starts, mobilities = CONCENTRATIONS + 2, CONCENTRATIONS + 4
+    increments, own, pulled = increments_at(2), multipliers_at(2), pulled_at(2)
+    end = pulled + 3 * (STAGES - 1)
     none, one = splat(work, 0.0), splat(work, 1.0)
-    # What the edge to the left adds.
-    add0, add1, add2, of_valence0, of_valence1 = none, none, none, none, none
-    here0, here1, phi = load(work, starts), load(work, starts + 1), load(work, START)
-    for k in range(nodes):
+    there0, there1, after, end_after, beyond0, beyond1, strain = none, none, none, none, none, none, none
+    rise0, rise1 = none, none  # increments of the first stage
+    q0, q1, q2 = none, none, none
+    of_valence0, of_valence1 = none, none
+    for i in range(nodes):
+        k = nodes - 1 - i
         base, beside = k * fields, k * rows
-        for j in range(STAGES - 1):
+        m0, m1, m2 = _substituted(work, back, base, beside + own, i > 0, beyond0, beyond1, strain)
+        here0, here1 = load(work, base + starts), load(work, base + starts + 1)
+        phi, row = load(work, base + START), base + increments
+        increment0, increment1, increment2 = load(work, row), load(work, row + 1), load(work, row + 2)
+        volume, at_end = load(work, base + VOLUME), phi + increment2
+        if baths[k]:
+            m0, m1 = none, none
+        if held[k]:
+            m2 = none
+        charge = m2 * volume
+        of0, of1, of2 = charge * z0, charge * z1, none
+        for j in range(1, STAGES - 1):
             row = beside + pulled + 3 * j
-            add0, add1, add2 = add0 + load(back, row), add1 + load(back, row + 1), add2 + load(back, row + 2)
-        of0, of1, of2 = add0, add1, add2
-        if k < nodes - 1:
+            of0, of1, of2 = of0 + load(back, row), of1 + load(back, row + 1), of2 + load(back, row + 2)
+        if k == 0 or k == nodes - 1:
+            side = of_cell + ENDS + (0 if k == 0 else 2)
+            store(back, side, load(back, side) - m2 * at_end)
+            store(back, side + 1, load(back, side + 1) + m2)
+            of2 = of2 - m2 * load(work, cell + (LEFT_SPRING if k == 0 else RIGHT_SPRING))
+        if whole:
+            total0, total1 = here0 + increment0, here1 + increment1
+            of_volume = load(back, beside + OF_VOLUME) + m2 * (z0 * total0 + z1 * total1)
+            store(back, beside + OF_VOLUME, of_volume - m0 * increment0 - m1 * increment1)
+            store(back, beside + OF_FIXED, load(back, beside + OF_FIXED) + m2)
+            of_valence0 = of_valence0 + m2 * volume * total0
+            of_valence1 = of_valence1 + m2 * volume * total1
+        if i > 0:
+            jump, strain = after - phi, m2 - strain
+            drop = end_after - at_end
+            of_stiffness = load(back, beside + OF_STIFFNESS) + strain * drop
+            store(back, beside + OF_STIFFNESS, of_stiffness)
+            by_jump, drop = load(work, base + STIFFNESS) * strain, drop - jump
             here = 0.0 if baths[k] else 1.0
             there = 0.0 if baths[k + 1] else 1.0
             left0, left1, right0, right1, strained0, strained1 = _pulls(work, back, base, beside, here, there)
-            row = base + fields
-            there0, there1, after = (
-                load(work, row + starts),
-                load(work, row + starts + 1),
-                load(work, row + START),
-            )
-            jump = after - phi
             ahead, behind, slope = bernoulli(z0 * jump)
             curvature = bernoulli_curvature(z0 * jump)
-            left, right, strained = tau * left0, tau * right0, tau * strained0
+            # The flux itself and its derivatives in the direction of all increments.
+            weight, row = tau * (m0 - beyond0), beside + OF_MOBILITIES
+            left = tau * left0 + weight * (here0 + increment0)
+            right = tau * right0 + weight * (there0 + rise0)
+            strained = tau * strained0 + weight * drop
             by_drop = slope * here0 - (one + slope) * there0
-            row, mobility = beside + OF_MOBILITIES, load(work, base + mobilities)
             of_mobility = ahead * left - behind * right + z0 * by_drop * strained
             store(back, row, load(back, row) - of_mobility)
+            speed = load(work, base + mobilities)
             curved = z0 * curvature * (here0 - there0) * strained
-            turned, strained = mobility * (slope * left - (one + slope) * right + curved), mobility * strained
+            turned = speed * (slope * left - (one + slope) * right + curved)
+            weight, strained = speed * weight, speed * strained
             if whole:
                 of_valence0 = of_valence0 - jump * turned - by_drop * strained
-            of0, add0 = of0 - z0 * slope * strained, z0 * (one + slope) * strained
-            add2 = z0 * turned
+            by_jump = by_jump - z0 * turned
+            strained = z0 * strained
+            of0 = of0 - weight * ahead - slope * strained
+            q0 = q0 + weight * behind + (one + slope) * strained
             if mirrored:  # the curvature is even
                 ahead, behind, slope = behind, ahead, -one - slope
             else:
                 ahead, behind, slope = bernoulli(z1 * jump)
                 curvature = bernoulli_curvature(z1 * jump)
-            left, right, strained = tau * left1, tau * right1, tau * strained1
+            weight, row = tau * (m1 - beyond1), row + 1
+            left = tau * left1 + weight * (here1 + increment1)
+            right = tau * right1 + weight * (there1 + rise1)
+            strained = tau * strained1 + weight * drop
             by_drop = slope * here1 - (one + slope) * there1
-            row, mobility = beside + OF_MOBILITIES + 1, load(work, base + mobilities + 1)
             of_mobility = ahead * left - behind * right + z1 * by_drop * strained
             store(back, row, load(back, row) - of_mobility)
+            speed = load(work, base + mobilities + 1)
             curved = z1 * curvature * (here1 - there1) * strained
-            turned, strained = mobility * (slope * left - (one + slope) * right + curved), mobility * strained
+            turned = speed * (slope * left - (one + slope) * right + curved)
+            weight, strained = speed * weight, speed * strained
             if whole:
                 of_valence1 = of_valence1 - jump * turned - by_drop * strained
-            of1, add1 = of1 - z1 * slope * strained, z1 * (one + slope) * strained
-            add2 = add2 + z1 * turned
-            of2, add2 = of2 + add2, -add2
-            here0, here1, phi = there0, there1, after
-        row = beside + pulled + 3 * (STAGES - 1)
-        store(back, row, of0)
-        store(back, row + 1, of1)
-        store(back, row + 2, of2)
+            by_jump = by_jump - z1 * turned
+            strained = z1 * strained
+            of1 = of1 - weight * ahead - slope * strained
+            q1 = q1 + weight * behind + (one + slope) * strained
+            row = beside + rows + end
+            store(back, row, q0)
+            store(back, row + 1, q1)
+            store(back, row + 2, q2 + by_jump)
+            of2 = of2 - by_jump
+        q0, q1, q2, beyond0, beyond1, strain = of0, of1, of2, m0, m1, m2
+        there0, there1, after, end_after = here0, here1, phi, at_end
+        rise0, rise1 = increment0, increment1
+    store(back, end, q0)
+    store(back, end + 1, q1)
+    store(back, end + 2, q2)
     if whole:
-        store(back, of_valences, load(back, of_valences) + of_valence0)
-        store(back, of_valences + 1, load(back, of_valences + 1) + of_valence1)
+        row = of_cell + OF_VALENCES
+        store(back, row, load(back, row) + of_valence0)
+        store(back, row + 1, load(back, row + 1) + of_valence1)

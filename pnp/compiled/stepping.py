@@ -126,13 +126,14 @@ def _gauss(work: Any, nodes: int, species: int, k: int) -> Any:
 
 
 @part
-def factorise(work: Any, nodes: int, species: int, general: Any, held: Any, baths: Any) -> None:
+def factorise(work: Any, back: Any, nodes: int, species: int, general: Any, held: Any, baths: Any) -> None:
     """Eliminate from the left, and begin the first stage.
 
-    `general` is None for two species, because numba then leaves out the branch of the others.
+    `general` is None for two species, because numba then leaves out the branch of the others, and `back` where there is
+    no way back.
     """
     if general is None:
-        factorise_salt(work, nodes, held, baths)
+        factorise_salt(work, back, nodes, held, baths)
     else:
         _factorise_many(work, nodes, species, held, baths)
 
@@ -251,10 +252,12 @@ def _times_inverse(work: Any, base: int, species: int, y: int, spare: int) -> No
 
 
 @part
-def stage_down(work: Any, nodes: int, species: int, general: Any, stage: int, held: Any, baths: Any) -> None:
+def stage_down(
+    work: Any, back: Any, nodes: int, species: int, general: Any, stage: int, held: Any, baths: Any
+) -> None:
     """Begin one of the later stages: the state it looks at, and its equations eliminated from the left."""
     if general is None:
-        stage_down_salt(work, nodes, stage, held, baths)
+        stage_down_salt(work, back, nodes, stage, held, baths)
     else:
         _stage_down_many(work, nodes, species, stage, held, baths)
 
@@ -486,10 +489,10 @@ def march(
                 steps.running[lane] = outputs.shape[1] > 1
         while _any(steps.running):
             _choose(work, nodes, species, group, outputs, steps)
-            factorise(work, nodes, species, general, held, baths)
+            factorise(work, None, nodes, species, general, held, baths)
             stage_up(work, nodes, species, general, 0)
             for stage in range(1, STAGES):
-                stage_down(work, nodes, species, general, stage, held, baths)
+                stage_down(work, None, nodes, species, general, stage, held, baths)
                 stage_up(work, nodes, species, general, stage)
             if _finish(work, nodes, species, closed, control[0], control[1]):
                 _restore(work, nodes, species, general, held)

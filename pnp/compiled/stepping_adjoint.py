@@ -19,7 +19,7 @@ import numpy as np
 from ..solvers.rosenbrock import SHARE
 from .bernoulli import bernoulli, bernoulli_curvature
 from .lanes import any_lane, get, inlined, kernel, lanes_in, load, opposite, part, put, splat, store, where
-from .salt import multiply_salt, pull_salt, through_matrix_salt
+from .salt import multiply_salt, pull_salt, through_start_salt
 from .step_rows import (
     CONCENTRATIONS,
     DURATION,
@@ -134,15 +134,16 @@ def march_adjoint_in(
         if last >= 0:
             _add_outputs(back, group, arrived, species, nodes, by_potential, by_concentrations)
         _put_step(work, nodes, species, general, tape[step], tape[step + 1])
-        factorise(work, nodes, species, general, held, baths)
+        factorise(work, back, nodes, species, general, held, baths)
         stage_up(work, nodes, species, general, 0)
         for stage in range(1, STAGES - 2):
-            stage_down(work, nodes, species, general, stage, held, baths)
+            stage_down(work, back, nodes, species, general, stage, held, baths)
             stage_up(work, nodes, species, general, stage)
-        for j in range(STAGES):
+        for j in range(STAGES - 1):
             multiply(work, back, nodes, species, general, STAGES - 1 - j, baths)
             pull(work, back, nodes, species, general, STAGES - 1 - j, held, baths, whole)
-        through_matrix(work, back, nodes, species, general, baths, whole)
+        multiply(work, back, nodes, species, general, 0, baths)
+        through_start(work, back, nodes, species, general, held, baths, whole)
     for lane in range(cells.size):
         _unpack(back, lane, group[lane], found)
 
@@ -151,7 +152,8 @@ def march_adjoint_in(
 def multiply(work: Any, back: Any, nodes: int, species: int, general: Any, stage: int, baths: Any) -> None:
     """Begin the multipliers of a stage: its transposed equations from the left, with the factors of the step."""
     if general is None:
-        multiply_salt(work, back, nodes, stage, baths)
+        if stage < STAGES - 1:  # else they were begun with the factors
+            multiply_salt(work, back, nodes, stage, baths)
     else:
         _multiply_many(work, back, nodes, species, stage, baths)
 
@@ -345,13 +347,17 @@ def _pulls(work: Any, back: Any, k: int, species: int, baths: Any, s: int) -> An
 
 
 @part
-def through_matrix(
-    work: Any, back: Any, nodes: int, species: int, general: Any, baths: Any, whole: bool
+def through_start(
+    work: Any, back: Any, nodes: int, species: int, general: Any, held: Any, baths: Any, whole: bool
 ) -> None:
-    """What the matrix adds; then all derivatives by the start, which is the end of the step before."""
+    """The same of the first stage, which looked at the start, and what the matrix adds, which did so, too.
+
+    Then all derivatives by the start are there, which is the end of the step before.
+    """
     if general is None:
-        through_matrix_salt(work, back, nodes, baths, whole)
+        through_start_salt(work, back, nodes, held, baths, whole)
     else:
+        _pull_many(work, back, nodes, species, 0, held, baths, whole)
         _through_matrix_many(work, back, nodes, species, baths, whole)
 
 
