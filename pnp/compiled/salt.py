@@ -336,7 +336,11 @@ def pull_salt(
         # Derivatives by the state, which lies where they will be.
         of0, of1, of2 = none, none, none
         if stage >= STAGES - 2:
-            of0, of1, of2 = load(back, beside + end), load(back, beside + end + 1), load(back, beside + end + 2)
+            of0, of1, of2 = (
+                load(back, beside + end),
+                load(back, beside + end + 1),
+                load(back, beside + end + 2),
+            )
         row, before = base + increments, beside + pulled
         if stage == STAGES - 1:
             # It looks at what the one before did and at its increment. What was recorded is the end of the step.

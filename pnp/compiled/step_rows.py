@@ -73,7 +73,7 @@ OF_STIFFNESS, OF_VOLUME, OF_FIXED, OF_MOBILITIES = range(4)
 """Rows of a node beside those of the steps: derivatives by what :class:`~pnp.compiled.stepping_adjoint.Coefficients`
 list; from there on S of them, and for every stage S + 1 multipliers and S + 1 derivatives q by the state that it looked
 at. Those of the last stage begin as the derivatives by the end of the step, and those of the stage before, which looked
-at the same state but for one increment, have them in."""
+at the same state but for one increment, have them in. Of two species, the states themselves are there before."""
 ENDS, OF_VALENCES = 0, 4
 """Rows of a cell, after its nodes: derivatives by spring and charge of either end, and by the valences."""
 
