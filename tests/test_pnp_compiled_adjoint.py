@@ -113,7 +113,7 @@ class Described:
             outputs = [state]
             ((tape, lane),) = [(tape, list(cells).index(index)) for cells, tape in tapes if index in cells]
             for row, after in itertools.pairwise(tape[: int(taken[index]) + 1, :, lane]):
-                recorded = after[step_rows.STATES :].reshape(nodes, 2, species + 1)[:, 0].mT
+                recorded = after[step_rows.STATES :].reshape(nodes, species + 1).mT
                 end = State(recorded[None, :species], recorded[None, species:])
                 length = row[[step_rows.DURATION]] / stepping.SHARE
                 step = RosenbrockStep(one, state, length, amounts[only][..., 0])

@@ -145,7 +145,7 @@ def marched(
             together = cells[first : first + count]
             room = new_rows(EXPECTED_STEPS, tape_width(nodes, species), lanes=count, lend=TAPES.lend)
             tape = march(*own, room, True, together, *arguments)["lanes"]
-            longest = 1 + int(report[together, 2].max())
+            longest = 1 + int(arguments[-1][2][together, 2].max())
             tapes.append((together, torch.from_numpy(tape[:longest, :, : len(together)])))
 
     arguments = numbers, speeds, general, structure, begin, np.array(limits), control.max_steps, results

@@ -163,17 +163,6 @@ def _reached(work: Any, base: int, stage: int) -> Any:
 
 
 @inlined
-def _state(work: Any, base: int, stage: int) -> Any:
-    """The same without what it remembers; a switch in the loop of the other makes every step slower."""
-    starts, increments = base + CONCENTRATIONS + 2, base + increments_at(2)
-    c0, c1, phi = load(work, starts), load(work, starts + 1), load(work, base + START)
-    for j in range(stage):
-        a, row = A[stage, j], increments + 3 * j
-        c0, c1, phi = c0 + a * load(work, row), c1 + a * load(work, row + 1), phi + a * load(work, row + 2)
-    return c0, c1, phi
-
-
-@inlined
 def _remembered(work: Any, base: int, stage: int) -> Any:
     """What a stage remembers of increments before it."""
     known0, known1 = splat(work, 0.0), splat(work, 0.0)
@@ -343,13 +332,12 @@ def pull_salt(
             )
         row, before = base + increments, beside + pulled
         if stage == STAGES - 1:
-            # It looks at what the one before did and at its increment. What was recorded is the end of the step.
-            here0, here1, phi = _state(work, base, stage - 1)
-            store(back, before - 3, here0)
-            store(back, before - 2, here1)
-            store(back, before - 1, phi)
-            here0, here1 = here0 + load(work, row - 3), here1 + load(work, row - 2)
-            phi = phi + load(work, row - 1)
+            # It looks at what the one before did and at its increment, and ends the step.
+            here0, here1 = (
+                load(back, before - 3) + load(work, row - 3),
+                load(back, before - 2) + load(work, row - 2),
+            )
+            phi = load(back, before - 1) + load(work, row - 1)
             store(work, row, load(work, row) - here0)
             store(work, row + 1, load(work, row + 1) - here1)
             store(work, row + 2, load(work, row + 2) - phi)

@@ -35,13 +35,12 @@ largest concentrations, and the equations of one node."""
 
 DURATION, OUTPUT, STATES = range(3)
 """Rows of a recorded step, which has a lane for every cell: the share of its length that is implicit, and the output
-that it ends at or -1; then for every node the S concentrations and the potential at its start, and their increments of
-the last but one stage."""
+that it ends at or -1; then for every node the S concentrations and the potential at its start."""
 
 
 def tape_width(nodes: int, species: int) -> int:
     """Rows of a recorded step."""
-    return STATES + 2 * (species + 1) * nodes
+    return STATES + (species + 1) * nodes
 
 
 @inlined

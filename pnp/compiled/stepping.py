@@ -613,7 +613,7 @@ def _record_start(work: Any, nodes: int, species: int, step: Any) -> None:
     fields, size = rows_of_node(species), species + 1
     store(work, nodes * fields + TAKEN, splat(work, 0.0))
     for k in range(nodes):
-        base, row = k * fields, STATES + 2 * size * k
+        base, row = k * fields, STATES + size * k
         for s in range(species):
             store(step, row + s, load(work, base + CONCENTRATIONS + s))
         store(step, row + species, load(work, base + POTENTIAL))
@@ -644,22 +644,19 @@ def _record_steps(work: Any, nodes: int, species: int, tape: Any) -> None:
 def _record_step(
     work: Any, nodes: int, species: int, theirs: Any, others: bool, step: Any, later: Any
 ) -> None:
-    """Copy the step of the cells that have come so far: an increment that the way back needs, and its end."""
+    """Copy the step of the cells that have come so far, and its end."""
     fields, size = rows_of_node(species), species + 1
-    own, increments = nodes * fields, increments_at(species) + (STAGES - 2) * size
+    own = nodes * fields
     store(step, DURATION, where(theirs, load(work, own + STAGE), load(step, DURATION)))
     store(step, OUTPUT, where(theirs, load(work, own + ARRIVED), load(step, OUTPUT)))
     for k in range(nodes):
-        base, row = k * fields, STATES + 2 * size * k
+        base, row = k * fields, STATES + size * k
         for s in range(size):
             end = load(work, base + POTENTIAL if s == species else base + CONCENTRATIONS + s)
-            increment = load(work, base + increments + s)
             if others:
                 store(later, row + s, where(theirs, end, load(later, row + s)))
-                store(step, row + size + s, where(theirs, increment, load(step, row + size + s)))
             else:
                 stream(later, row + s, end)
-                stream(step, row + size + s, increment)
 
 
 @part

@@ -1,7 +1,7 @@
 r"""Derivatives of transients: the steps that :func:`pnp.compiled.stepping.march` recorded, from the last to the first.
 
-Every step is begun once more from its recorded start, for its increments and its matrix W; the last two increments
-follow from what was recorded. With
+Every step is begun once more from its recorded start, for its increments and its matrix W; the last increment follows
+from its recorded end. With
 :math:`\lambda_i` from the transposed equations of its stages, from the last to the first,
 
 .. math:: W^\top\lambda_i = \bar u_1 b_i + \sum_{j>i} (a_{ji}\,q_j + \gamma c_{ji} V\lambda_j), \qquad
@@ -136,7 +136,7 @@ def march_adjoint_in(
         _put_step(work, nodes, species, general, tape[step], tape[step + 1])
         factorise(work, back, nodes, species, general, held, baths)
         stage_up(work, nodes, species, general, 0)
-        for stage in range(1, STAGES - 2):
+        for stage in range(1, STAGES - 1):
             stage_down(work, back, nodes, species, general, stage, held, baths)
             stage_up(work, nodes, species, general, stage)
         for j in range(STAGES - 1):
@@ -413,25 +413,24 @@ def _through_matrix_many(work: Any, back: Any, nodes: int, species: int, baths: 
 
 @part
 def _put_step(work: Any, nodes: int, species: int, general: Any, step: Any, later: Any) -> None:
-    """Where a step starts, and in the place of its last two increments what was recorded: one of them, and its end."""
+    """Where a step starts, and in the place of its last increment its end."""
     if general is None:
         species = 2
     fields, size = rows_of_node(species), species + 1
     last = increments_at(species) + (STAGES - 1) * size
-    active, none = load(work, nodes * fields + STAGE) > 0.0, splat(work, 0.0)
+    active = load(work, nodes * fields + STAGE) > 0.0
     some = any_lane(opposite(active))
     for k in range(nodes):
-        base, row = k * fields, STATES + 2 * size * k
+        base, row = k * fields, STATES + size * k
         for s in range(size):
             start = base + START if s == species else base + CONCENTRATIONS + species + s
-            value, increment, end = load(step, row + s), load(step, row + size + s), load(later, row + s)
+            value, end = load(step, row + s), load(later, row + s)
             if some:
                 value = where(active, value, load(work, start))
-                increment, end = where(active, increment, none), where(active, end, value)
+                end = where(active, end, value)
             store(work, start, value)
             if general is not None:
                 store(work, base + POTENTIAL if s == species else base + CONCENTRATIONS + s, value)
-            store(work, base + last - size + s, increment)
             store(work, base + last + s, end)
 
 
