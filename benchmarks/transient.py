@@ -125,7 +125,7 @@ def gradients(quick: bool) -> list[dict[str, Any]]:
         calls = {"value": partial(ours, *part), "gradient": partial(ours, *part, gradients=True)}
         # First unmeasured: those calls also get memory for tapes and results from the system.
         alternating(calls, 1 if quick else 4)
-        costs = alternating(calls, 1 if quick else 5)
+        costs = alternating(calls, 1 if quick else 11)
         rows.append({"batch": count} | {name: cost.cpu for name, cost in costs.items()})
     return rows
 
