@@ -69,6 +69,23 @@ def put(rows: Any, row: Any, lane: Any, value: Any) -> None:
 
 
 @alone
+def put_nodes(rows: Any, row: Any, fields: Any, array: Any, cells: Any, s: Any) -> None:
+    for k in range(array.shape[array.ndim - 1]):
+        number = array[cells[0], k] if array.ndim == 2 else array[cells[0], s, k]
+        rows[np.uint64(row + k * fields)] = number
+
+
+@alone
+def take_nodes(rows: Any, row: Any, fields: Any, array: Any, cells: Any, s: Any) -> None:
+    for k in range(array.shape[array.ndim - 1]):
+        number = rows[np.uint64(row + k * fields)]
+        if array.ndim == 2:
+            array[cells[0], k] = number
+        else:
+            array[cells[0], s, k] = number
+
+
+@alone
 def lanes_in(rows: Any) -> int:
     return 1
 
@@ -195,12 +212,14 @@ def rest_adjoint(
 ) -> None:
     """See :func:`pnp.compiled.resting.rest_adjoint`; `spare` is `(4, node, thread)`."""
     thread = cuda.grid(1)
-    column, group = work[:, thread], cuda.local.array(1, np.int64)
+    column = work[:, thread]
+    groups = cuda.local.array(1, np.int64), cuda.local.array(1, np.int64)
+    groups[1][0] = 0
     mine = spare[:, :, thread]
     parts = mine[0:1], mine[1:2], mine[2], mine[3]
     for place in range(thread, cells.size, work.shape[1]):
         own = cells[place : place + 1]
-        _rest_adjoint_in(column, group, parts, own, numbers, closed, held, states, found)
+        _rest_adjoint_in(column, groups, parts, own, numbers, closed, held, states, found)
 
 
 def _marching(general: Any, recorded: bool) -> Any:

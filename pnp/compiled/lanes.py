@@ -419,6 +419,110 @@ def put(_typing: Any, rows: Any, row: Any, lane: Any, value: Any) -> Any:
     return types.void(rows, types.int64, types.int64, types.float64), generate
 
 
+def _turned(builder: Any, vectors: list[Any]) -> list[Any]:
+    """As many vectors as each has entries, of which rows and columns change places."""
+    count, size = len(vectors), 1
+    while size < count:
+        # Of both vectors of a pair every other run of so many entries, from which each takes those of one kind.
+        first, second = (
+            [e + part * size if not e & size else count + e + (part - 1) * size for e in range(count)]
+            for part in (0, 1)
+        )
+        for i in range(count):
+            if not i & size:
+                a, b = vectors[i], vectors[i + size]
+                for place, mask in ((i, first), (i + size, second)):
+                    vectors[place] = builder.shuffle_vector(a, b, ir.Constant(_vector(count, _INDEX), mask))
+        size *= 2
+    return vectors
+
+
+def _places(
+    context: Any, builder: Any, of: Any, array: Any, indices: Any, count: int, cells: Any
+) -> list[Any]:
+    """Where vectors lie in an array whose last axis is in one piece, one for every one of the cells."""
+    whole = context.make_array(of)(context, builder, value=array)
+    strides = cgutils.unpack_tuple(builder, whole.strides, of.ndim)
+    start = builder.ptrtoint(whole.data, _BITS)
+    for index, stride in zip(indices, strides[1:], strict=True):
+        start = builder.add(start, builder.mul(index, stride))
+    numbers = context.make_array(types.Array(types.int64, 1, "A"))(context, builder, value=cells)
+    step = cgutils.unpack_tuple(builder, numbers.strides, 1)[0]
+    places = []
+    for lane in range(count):
+        at = builder.add(builder.ptrtoint(numbers.data, _BITS), builder.mul(step, ir.Constant(_BITS, lane)))
+        cell = builder.load(builder.inttoptr(at, ir.PointerType(_BITS)))
+        place = builder.add(start, builder.mul(cell, strides[0]))
+        places.append(builder.inttoptr(place, ir.PointerType(_vector(count))))
+    return places
+
+
+def _turning(inwards: bool) -> Any:
+    """An intrinsic that puts as many nodes of as many cells as there are lanes into rows, or takes them from there."""
+
+    @intrinsic
+    def operation(
+        _typing: Any, rows: Any, row: Any, fields: Any, array: Any, cells: Any, s: Any, node: Any
+    ) -> Any:
+        count = _count(rows)
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            work, row, fields, array, cells, s, node = arguments
+            indices = [node] if signature.args[3].ndim == 2 else [s, node]
+            there = _places(context, builder, signature.args[3], array, indices, count, cells)
+            here = []
+            for lane in range(count):
+                at = builder.add(row, builder.mul(fields, builder.add(node, ir.Constant(_BITS, lane))))
+                place = _pointer(context, builder, signature, (work, at))
+                here.append(builder.bitcast(place, ir.PointerType(_vector(count))))
+            given, wanted = (there, here) if inwards else (here, there)
+            vectors = [builder.load(place, align=8) for place in given]
+            for value, place in zip(_turned(builder, vectors), wanted, strict=True):
+                builder.store(value, place, align=8)
+            return context.get_dummy_value()
+
+        return types.void(rows, types.int64, types.int64, array, cells, types.int64, types.int64), generate
+
+    return operation
+
+
+_turn_in, _turn_out = _turning(True), _turning(False)
+
+
+@inlined
+def put_nodes(work: Any, row: int, fields: int, array: Any, cells: Any, s: int) -> None:
+    """Put numbers of all nodes into the rows `row`, `row + fields`, and so on, for each lane those of one of `cells`.
+
+    They are those of `array` `(B, N)`, or of species `s` in one `(B, S, N)`.
+    """
+    nodes = array.shape[array.ndim - 1]
+    together = lanes_in(work)
+    whole = nodes - nodes % together
+    for k in range(0, whole, together):
+        _turn_in(work, row, fields, array, cells, s, k)
+    for k in range(whole, nodes):
+        for lane in range(together):
+            number = array[cells[lane], k] if array.ndim == 2 else array[cells[lane], s, k]
+            put(work, row + k * fields, lane, number)
+
+
+@inlined
+def take_nodes(work: Any, row: int, fields: int, array: Any, cells: Any, s: int) -> None:
+    """The other way round: from the rows to `array`."""
+    nodes = array.shape[array.ndim - 1]
+    together = lanes_in(work)
+    whole = nodes - nodes % together
+    for k in range(0, whole, together):
+        _turn_out(work, row, fields, array, cells, s, k)
+    for k in range(whole, nodes):
+        for lane in range(together):
+            number = get(work, row + k * fields, lane)
+            if array.ndim == 2:
+                array[cells[lane], k] = number
+            else:
+                array[cells[lane], s, k] = number
+
+
 def _unary(name: str) -> Any:
     """An intrinsic of LLVM that takes and gives a vector."""
 

@@ -31,10 +31,12 @@ from .lanes import (
     opposite,
     part,
     put,
+    put_nodes,
     scalar_product,
     smallest,
     splat,
     store,
+    take_nodes,
     where,
 )
 
@@ -328,20 +330,15 @@ def rest_in(
             group[lane] = cells[min(first + lane, cells.size - 1)]
         _pack(work, group, numbers, held)
         if warm:
-            for k in range(nodes):
-                for lane in range(count):
-                    put(work, k * fields, lane, potential[group[lane], k])
+            put_nodes(work, POTENTIAL, fields, potential, group, 0)
         else:
             _start(work, nodes, species, closed, held)
         if charged:
             _charge(work, group, numbers)
         relax(work, nodes, species, closed, held, tolerance, most)
-        for k in range(nodes):
-            for lane in range(count):
-                potential[group[lane], k] = get(work, k * fields + POTENTIAL, lane)
-            for s in range(species):
-                for lane in range(count):
-                    concentrations[group[lane], s, k] = get(work, k * fields + SPECIES + s, lane)
+        take_nodes(work, POTENTIAL, fields, potential, group, 0)
+        for s in range(species):
+            take_nodes(work, SPECIES + s, fields, concentrations, group, s)
         for lane in range(count):
             for what in range(3):
                 report[group[lane], what] = get(work, nodes * fields + CONVERGED + what, lane)
@@ -354,16 +351,16 @@ def _pack(work: Any, group: Any, numbers: Numbers, held: Any) -> None:
     fields = SPECIES + species
     own = nodes * fields
     varies = numbers.permittivity.shape[1] > 1
+    put_nodes(work, VOLUME, fields, numbers.volumes, group, 0)
+    put_nodes(work, STIFFNESS, fields, numbers.spacings, group, 0)
+    put_nodes(work, PIVOT, fields, numbers.permittivity, group, 0)
     for k in range(nodes):
         base = k * fields
-        for lane in range(lanes_in(work)):
-            cell = group[lane]
-            put(work, base + POTENTIAL, lane, 0.0)
-            put(work, base + FIXED, lane, 0.0)
-            put(work, base + VOLUME, lane, numbers.volumes[cell, k])
-            if k < nodes - 1:
-                stiffness = numbers.permittivity[cell, k * varies] / numbers.spacings[cell, k]
-                put(work, base + STIFFNESS, lane, stiffness)
+        store(work, base + POTENTIAL, splat(work, 0.0))
+        store(work, base + FIXED, splat(work, 0.0))
+        if k < nodes - 1:
+            permittivity = load(work, k * varies * fields + PIVOT)
+            store(work, base + STIFFNESS, permittivity / load(work, base + STIFFNESS))
     pack_cells(work, own, VALENCE, group, numbers, False)
     for lane in range(lanes_in(work)):
         put(work, own + BATH, lane, numbers.ends[group[lane], 6])
@@ -379,10 +376,11 @@ def _charge(work: Any, group: Any, numbers: Numbers) -> None:
     nodes = numbers.volumes.shape[1]
     fields = SPECIES + numbers.valences.shape[1]
     varies = numbers.fixed_charge.shape[1] > 1
-    for k in range(nodes):
-        for lane in range(lanes_in(work)):
-            fixed = numbers.volumes[group[lane], k] * numbers.fixed_charge[group[lane], k * varies]
-            put(work, k * fields + FIXED, lane, fixed)
+    put_nodes(work, FIXED, fields, numbers.fixed_charge, group, 0)
+    for i in range(nodes):
+        k = nodes - 1 - i  # the first, which may be that of all, comes last
+        fixed = load(work, k * varies * fields + FIXED)
+        store(work, k * fields + FIXED, load(work, k * fields + VOLUME) * fixed)
     pack_cells(work, nodes * fields, VALENCE, group, numbers, True)
 
 
@@ -431,16 +429,16 @@ def rest_adjoint(
     the potential itself may be empty: then there are none.
     """
     nodes, count = numbers.volumes.shape[1], lanes_in(work)
-    group = np.empty(count, np.int64)
+    groups = np.empty(count, np.int64), np.arange(count)
     spare = np.empty((count, nodes)), np.empty((count, nodes)), np.empty(nodes), np.empty(nodes)
     state = potential, concentrations, by_potential, by_concentrations
-    rest_adjoint_in(work, group, spare, cells, numbers, closed, held, state, found)
+    rest_adjoint_in(work, groups, spare, cells, numbers, closed, held, state, found)
 
 
 @part
 def rest_adjoint_in(
     work: Any,
-    group: Any,
+    groups: Any,
     spare: Any,
     cells: Any,
     numbers: Numbers,
@@ -449,7 +447,11 @@ def rest_adjoint_in(
     states: Any,
     found: Numbers,
 ) -> None:
-    """The same in arrays that are given: two `(lane, node)` and two `(node,)` to `spare`."""
+    """The same in arrays that are given: of `groups` the second has the numbers of the lanes.
+
+    Two `(lane, node)` and two `(node,)` are to `spare`.
+    """
+    group, every = groups
     potential, concentrations, by_potential, by_concentrations = states
     nodes, species = numbers.volumes.shape[1], numbers.valences.shape[1]
     fields, count = SPECIES + species, lanes_in(work)
@@ -463,21 +465,16 @@ def rest_adjoint_in(
             c, by_c = concentrations[cell], by_concentrations[cell]
             total_by_potential(totals[lane], cell, numbers, closed, c, by_potential[cell], by_c)
         _pack(work, group, numbers, held)
-        for k in range(nodes):
-            base = k * fields
-            for lane in range(count):
-                put(work, base + RHS, lane, totals[lane, k])
-            for s in range(species):
-                for lane in range(count):
-                    amount = numbers.volumes[group[lane], k] * concentrations[group[lane], s, k]
-                    put(work, base + SPECIES + s, lane, amount)
+        put_nodes(work, RHS, fields, totals, every, 0)
         for s in range(species):
+            put_nodes(work, SPECIES + s, fields, concentrations, group, s)
+            for k in range(nodes):
+                row = k * fields + SPECIES + s
+                store(work, row, load(work, k * fields + VOLUME) * load(work, row))
             store(work, own + VALENCE + 3 * species + s, splat(work, 1.0))
         _eliminate(work, nodes, species, closed, held, True)
         _advance(work, nodes, species, closed, held, splat(work, 1.0) < 0.0, splat(work, 0.0))
-        for k in range(nodes):
-            for lane in range(count):
-                multipliers[lane, k] = get(work, k * fields + STEP, lane)
+        take_nodes(work, STEP, fields, multipliers, every, 0)
         for lane in range(min(count, cells.size - first)):
             cell = group[lane]
             c, by_c = concentrations[cell], by_concentrations[cell]
