@@ -23,7 +23,7 @@ PAGE = """# Performance
 
 Every number on this page was measured by `OMP_NUM_THREADS=1 python -m benchmarks.report{peers}` (`make benchmark`),
 which writes the page; the raw numbers are in `benchmarks/results`. Times are CPU times of one thread, medians of two
-to eleven alternating rounds, with Python's garbage collector off as in `timeit`; calls of more than ten seconds and large
+to eleven alternating rounds, with the garbage collector off as in `timeit`; calls of more than ten seconds and large
 batches of transients have one turn. The machine is shared: trust ratios, not milliseconds.
 
 {machine}
