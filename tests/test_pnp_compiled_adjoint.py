@@ -60,6 +60,30 @@ def test_gradients_are_those_of_torch(kind):
     assert float((found[1] - found[0]).abs().max()) < 1e-9 * float(found[0].abs().max())
 
 
+@pytest.mark.parametrize("valences", [(2.0, -2.0), (2.0, -2.0, 1.0, -1.0)])
+def test_gradients_of_opposite_ions_are_those_of_torch(valences):
+    """Kernels take what the fluxes of one have for those of the other; two ions have kernels of their own."""
+    found, steps, control = [], [], StepControl(relative=3e-6, absolute=3e-8)
+    for path in (compiled.torch_only, nullcontext):
+        vector = torch.tensor([0.5, 3.0, 0.005, 0.02, 1.3], dtype=torch.float64, requires_grad=True)
+        diffusivities = torch.cat([torch.ones(len(valences) - 1, dtype=torch.float64), vector[4:]])
+        cell = pnp.Cell(
+            electrolyte(vector[2:4], valences, diffusivities),
+            length=2.0,
+            concentrations=1.0,
+            left=pnp.Electrode(potential=vector[:2]),
+            right=pnp.Electrode(potential=-vector[:2]),
+        )
+        with path():
+            solution = pnp.solve_transient(cell, times=[0.01, 0.1], step_control=control)
+        numbers = measured(solution)
+        found.append(torch.autograd.grad((numbers * weights(numbers)).sum(), vector)[0])
+        steps.append(solution.stats.steps)
+    assert solution.stats.solver == "compiled"
+    assert torch.equal(*steps)
+    assert float((found[1] / found[0] - 1).abs().max()) < 1e-10
+
+
 # ---- the same steps, taken again in torch
 
 
