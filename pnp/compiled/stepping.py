@@ -33,6 +33,7 @@ from .lanes import (
     opposite,
     part,
     put,
+    put_nodes,
     splat,
     square_root,
     store,
@@ -674,20 +675,15 @@ def _put_start(work: Any, group: Any, potential: Any, concentrations: Any) -> No
     """The states at the start."""
     species, nodes = concentrations.shape[1:]
     fields = rows_of_node(species)
-    for lane in range(lanes_in(work)):
-        cell = group[lane]
+    put_nodes(work, POTENTIAL, fields, potential, group, 0)
+    put_nodes(work, START, fields, potential, group, 0)
+    for s in range(species):
+        put_nodes(work, CONCENTRATIONS + s, fields, concentrations, group, s)
+        put_nodes(work, CONCENTRATIONS + species + s, fields, concentrations, group, s)
+        highest = splat(work, 0.0)
         for k in range(nodes):
-            base = k * fields
-            put(work, base + POTENTIAL, lane, potential[cell, k])
-            put(work, base + START, lane, potential[cell, k])
-            for s in range(species):
-                put(work, base + CONCENTRATIONS + s, lane, concentrations[cell, s, k])
-                put(work, base + CONCENTRATIONS + species + s, lane, concentrations[cell, s, k])
-        for s in range(species):
-            highest = 0.0
-            for k in range(nodes):
-                highest = max(highest, concentrations[cell, s, k])
-            put(work, nodes * fields + VALENCE + 2 * species + s, lane, highest)
+            highest = largest(highest, load(work, k * fields + CONCENTRATIONS + s))
+        store(work, nodes * fields + VALENCE + 2 * species + s, highest)
 
 
 @part

@@ -18,7 +18,21 @@ import numpy as np
 
 from ..solvers.rosenbrock import SHARE
 from .bernoulli import bernoulli, bernoulli_curvature
-from .lanes import any_lane, get, inlined, kernel, lanes_in, load, opposite, part, put, splat, store, where
+from .lanes import (
+    any_lane,
+    get,
+    inlined,
+    kernel,
+    lanes_in,
+    load,
+    opposite,
+    part,
+    put,
+    put_nodes,
+    splat,
+    store,
+    where,
+)
 from .salt import multiply_salt, pull_salt, through_start_salt
 from .step_rows import (
     CONCENTRATIONS,
@@ -468,17 +482,13 @@ def _pack(work: Any, back: Any, group: Any, given: Coefficients) -> None:
     store(work, own + STAGE, splat(work, 0.0))
     for row in range(back_row_count(nodes, species)):
         store(back, row, splat(back, 0.0))
+    put_nodes(work, VOLUME, fields, given.volumes, group, 0)
+    put_nodes(work, FIXED, fields, given.fixed, group, 0)
+    put_nodes(work, STIFFNESS, fields, given.stiffness, group, 0)
+    for s in range(species):
+        put_nodes(work, CONCENTRATIONS + 2 * species + s, fields, given.mobilities, group, s)
     for lane in range(lanes_in(work)):
         cell = group[lane]
-        for k in range(nodes):
-            base = k * fields
-            put(work, base + VOLUME, lane, given.volumes[cell, k])
-            put(work, base + FIXED, lane, given.fixed[cell, k])
-            if k < nodes - 1:
-                put(work, base + STIFFNESS, lane, given.stiffness[cell, k])
-                for s in range(species):
-                    at = base + CONCENTRATIONS + 2 * species + s
-                    put(work, at, lane, given.mobilities[cell, s, k])
         for side in range(2):
             end = own + (LEFT_SPRING if side == 0 else RIGHT_SPRING)
             put(work, end, lane, given.ends[cell, side, 0])
