@@ -103,7 +103,7 @@ def machine() -> dict[str, str]:
         names = [line for line in information.read_text().splitlines() if line.startswith("model name")]
         processor = names[0].split(":", 1)[1].strip() if names else processor
     found = {"processor": processor, "cores": str(os.cpu_count()), "Python": platform.python_version()}
-    for package in ("numpy", "scipy", "torch", "numba", "pybamm", "devsim", "matscipy"):
+    for package in ("numpy", "scipy", "torch", "numba", "pybamm", "devsim", "matscipy", "fipy"):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -47,7 +47,7 @@ What the numbers of the others mean:
 - devsim gives the expert's numbers to all digits. Half of its time sets up a device a cell; it reaches the steady
   state of a closed cell by implicit steps; its transients take steps in proportion to the time, TR-BDF2.
 - matscipy has uniform grids only, and dense matrices.
-- FiPy was left out, see `benchmarks/peers.py`.
+- FiPy solves Poisson-Boltzmann's equation, too, with both amounts given.
 
 ![Cells per second against batch, nodes and species; transients: cost against error.](figures/performance.png)
 
