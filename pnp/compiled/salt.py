@@ -291,19 +291,58 @@ def _substituted(
     return m0, m1, m2
 
 
+@inlined
+def _of_end(work: Any, back: Any, nodes: int, k: int, m2: Any, at_end: Any) -> Any:
+    """Add derivatives by what an end adds to Gauss's law; returns the one by the potential of its node."""
+    side, spring = (ENDS, LEFT_SPRING) if k == 0 else (ENDS + 2, RIGHT_SPRING)
+    side, spring = nodes * back_rows_of_node(2) + side, nodes * rows_of_node(2) + spring
+    store(back, side, load(back, side) - m2 * at_end)
+    store(back, side + 1, load(back, side + 1) + m2)
+    return -m2 * load(work, spring)
+
+
+@inlined
+def _of_numbers(
+    work: Any, back: Any, nodes: int, k: int, stage: int, m0: Any, m1: Any, m2: Any, here: Any
+) -> Any:
+    """Add derivatives by the volume of a node and by its fixed charge; returns what Gauss's law has by valences."""
+    base, beside = k * rows_of_node(2), k * back_rows_of_node(2)
+    valence, row = nodes * rows_of_node(2) + VALENCE, base + increments_at(2) + 3 * stage
+    here0, here1 = here
+    increment0, increment1 = load(work, row), load(work, row + 1)
+    known0, known1 = _remembered(work, base, stage)
+    total0, total1 = here0 + increment0, here1 + increment1
+    of_volume = m2 * (load(work, valence) * total0 + load(work, valence + 1) * total1)
+    of_volume = of_volume + m0 * (SHARE * known0 - increment0) + m1 * (SHARE * known1 - increment1)
+    store(back, beside + OF_VOLUME, load(back, beside + OF_VOLUME) + of_volume)
+    store(back, beside + OF_FIXED, load(back, beside + OF_FIXED) + m2)
+    charge = m2 * load(work, base + VOLUME)
+    return charge * total0, charge * total1
+
+
+@inlined
+def _add_of_valences(back: Any, nodes: int, of_valence0: Any, of_valence1: Any) -> None:
+    row = nodes * back_rows_of_node(2) + OF_VALENCES
+    store(back, row, load(back, row) + of_valence0)
+    store(back, row + 1, load(back, row + 1) + of_valence1)
+
+
+@inlined
+def _through_flux(
+    work: Any, back: Any, mobility: int, row: int, weight: Any, factors: Any, here: Any, there: Any
+) -> Any:
+    """Add the derivative by a mobility; returns those by the concentrations on either side and by the drop."""
+    ahead, behind, slope = factors
+    store(back, row, load(back, row) - weight * (ahead * here - behind * there))
+    through = weight * load(work, mobility)
+    return -through * ahead, through * behind, through * (slope * (here - there) - there)
+
+
 @part
-def pull_salt(
-    work: Any,
-    back: Any,
-    nodes: int,
-    stage: int,
-    held: Any,
-    baths: Any,
-    whole: bool,
-) -> None:
+def pull_salt(work: Any, back: Any, nodes: int, stage: int, held: Any, baths: Any, whole: bool) -> None:
     """See :func:`pnp.compiled.stepping_adjoint.pull`; not of the first stage."""
     fields, rows = rows_of_node(2), back_rows_of_node(2)
-    cell, of_cell = nodes * fields, nodes * rows
+    cell = nodes * fields
     tau, z0, z1 = load(work, cell + STAGE), load(work, cell + VALENCE), load(work, cell + VALENCE + 1)
     mirrored = not any_lane(opposite(z1 == -z0))
     mobility = CONCENTRATIONS + 4
@@ -351,46 +390,32 @@ def pull_salt(
         charge = m2 * volume
         of0, of1 = of0 + charge * z0, of1 + charge * z1
         if k == 0 or k == nodes - 1:
-            side = of_cell + ENDS + (0 if k == 0 else 2)
-            store(back, side, load(back, side) - m2 * at_end)
-            store(back, side + 1, load(back, side + 1) + m2)
-            of2 = of2 - m2 * load(work, cell + (LEFT_SPRING if k == 0 else RIGHT_SPRING))
+            of2 = of2 + _of_end(work, back, nodes, k, m2, at_end)
         if whole:
-            increment0, increment1 = load(work, row), load(work, row + 1)
-            known0, known1 = _remembered(work, base, stage)
-            total0, total1 = here0 + increment0, here1 + increment1
-            of_volume = load(back, beside + OF_VOLUME) + m2 * (z0 * total0 + z1 * total1)
-            of_volume = of_volume + m0 * (SHARE * known0 - increment0) + m1 * (SHARE * known1 - increment1)
-            store(back, beside + OF_VOLUME, of_volume)
-            store(back, beside + OF_FIXED, load(back, beside + OF_FIXED) + m2)
-            of_valence0 = of_valence0 + m2 * volume * total0
-            of_valence1 = of_valence1 + m2 * volume * total1
+            more0, more1 = _of_numbers(work, back, nodes, k, stage, m0, m1, m2, (here0, here1))
+            of_valence0, of_valence1 = of_valence0 + more0, of_valence1 + more1
         if i > 0:
             jump, strain = after - phi, m2 - strain
             of_stiffness = load(back, beside + OF_STIFFNESS) + strain * (end_after - at_end)
             store(back, beside + OF_STIFFNESS, of_stiffness)
             by_jump = load(work, base + STIFFNESS) * strain
             ahead, behind, slope = bernoulli(z0 * jump)
-            through = tau * (m0 - beyond0)
-            row = beside + OF_MOBILITIES
-            store(back, row, load(back, row) - through * (ahead * here0 - behind * there0))
-            through = through * load(work, base + mobility)
-            by_drop = through * (slope * (here0 - there0) - there0)
-            of0, q0 = of0 - through * ahead, q0 + through * behind
-            by_jump = by_jump - z0 * by_drop
+            weight, row = tau * (m0 - beyond0), beside + OF_MOBILITIES
+            by_here, by_there, by_drop = _through_flux(
+                work, back, base + mobility, row, weight, (ahead, behind, slope), here0, there0
+            )
+            of0, q0, by_jump = of0 + by_here, q0 + by_there, by_jump - z0 * by_drop
             if whole:
                 of_valence0 = of_valence0 - by_drop * jump
             if mirrored:
                 ahead, behind, slope = behind, ahead, -one - slope
             else:
                 ahead, behind, slope = bernoulli(z1 * jump)
-            through = tau * (m1 - beyond1)
-            row = row + 1
-            store(back, row, load(back, row) - through * (ahead * here1 - behind * there1))
-            through = through * load(work, base + mobility + 1)
-            by_drop = through * (slope * (here1 - there1) - there1)
-            of1, q1 = of1 - through * ahead, q1 + through * behind
-            by_jump = by_jump - z1 * by_drop
+            weight = tau * (m1 - beyond1)
+            by_here, by_there, by_drop = _through_flux(
+                work, back, base + mobility + 1, row + 1, weight, (ahead, behind, slope), here1, there1
+            )
+            of1, q1, by_jump = of1 + by_here, q1 + by_there, by_jump - z1 * by_drop
             if whole:
                 of_valence1 = of_valence1 - by_drop * jump
             row = beside + rows + pulled
@@ -404,9 +429,7 @@ def pull_salt(
     store(back, pulled + 1, q1)
     store(back, pulled + 2, q2)
     if whole:
-        row = of_cell + OF_VALENCES
-        store(back, row, load(back, row) + of_valence0)
-        store(back, row + 1, load(back, row + 1) + of_valence1)
+        _add_of_valences(back, nodes, of_valence0, of_valence1)
 
 
 @inlined
@@ -427,6 +450,35 @@ def _pulls(work: Any, back: Any, base: int, beside: int, here: float, there: flo
     return left0, left1, right0, right1, strained0, strained1
 
 
+@inlined
+def _through_linear_flux(
+    work: Any,
+    back: Any,
+    mobility: int,
+    row: int,
+    z: Any,
+    weight: Any,
+    along: Any,
+    factors: Any,
+    here: Any,
+    there: Any,
+) -> Any:
+    """The same as :func:`_through_flux` of a flux and its derivatives, which are taken `along` increments and a drop.
+
+    Returns last what there is by the valence beside what goes through the drop.
+    """
+    left, right, strained = along
+    ahead, behind, slope, curvature = factors
+    by_drop = slope * here - (1.0 + slope) * there
+    of_mobility = ahead * left - behind * right + z * by_drop * strained
+    store(back, row, load(back, row) - of_mobility)
+    speed = load(work, mobility)
+    turned = speed * (slope * left - (1.0 + slope) * right + z * curvature * (here - there) * strained)
+    weight, strained = speed * weight, speed * strained
+    by_here, by_there = -weight * ahead - slope * z * strained, weight * behind + (1.0 + slope) * z * strained
+    return by_here, by_there, turned, by_drop * strained
+
+
 @part
 def through_start_salt(work: Any, back: Any, nodes: int, held: Any, baths: Any, whole: bool) -> None:
     """What :func:`pull_salt` does, for the first stage, and what the matrix adds: both look at the start.
@@ -434,7 +486,7 @@ def through_start_salt(work: Any, back: Any, nodes: int, held: Any, baths: Any, 
     See :func:`pnp.compiled.stepping_adjoint.through_start`.
     """
     fields, rows = rows_of_node(2), back_rows_of_node(2)
-    cell, of_cell = nodes * fields, nodes * rows
+    cell = nodes * fields
     tau, z0, z1 = load(work, cell + STAGE), load(work, cell + VALENCE), load(work, cell + VALENCE + 1)
     mirrored = not any_lane(opposite(z1 == -z0))
     starts, mobilities = CONCENTRATIONS + 2, CONCENTRATIONS + 4
@@ -463,17 +515,10 @@ def through_start_salt(work: Any, back: Any, nodes: int, held: Any, baths: Any, 
             row = beside + pulled + 3 * j
             of0, of1, of2 = of0 + load(back, row), of1 + load(back, row + 1), of2 + load(back, row + 2)
         if k == 0 or k == nodes - 1:
-            side = of_cell + ENDS + (0 if k == 0 else 2)
-            store(back, side, load(back, side) - m2 * at_end)
-            store(back, side + 1, load(back, side + 1) + m2)
-            of2 = of2 - m2 * load(work, cell + (LEFT_SPRING if k == 0 else RIGHT_SPRING))
+            of2 = of2 + _of_end(work, back, nodes, k, m2, at_end)
         if whole:
-            total0, total1 = here0 + increment0, here1 + increment1
-            of_volume = load(back, beside + OF_VOLUME) + m2 * (z0 * total0 + z1 * total1)
-            store(back, beside + OF_VOLUME, of_volume - m0 * increment0 - m1 * increment1)
-            store(back, beside + OF_FIXED, load(back, beside + OF_FIXED) + m2)
-            of_valence0 = of_valence0 + m2 * volume * total0
-            of_valence1 = of_valence1 + m2 * volume * total1
+            more0, more1 = _of_numbers(work, back, nodes, k, 0, m0, m1, m2, (here0, here1))
+            of_valence0, of_valence1 = of_valence0 + more0, of_valence1 + more1
         if i > 0:
             jump, strain = after - phi, m2 - strain
             drop = end_after - at_end
@@ -486,45 +531,34 @@ def through_start_salt(work: Any, back: Any, nodes: int, held: Any, baths: Any, 
             ahead, behind, slope = bernoulli(z0 * jump)
             curvature = bernoulli_curvature(z0 * jump)
             # The flux itself and its derivatives in the direction of all increments.
-            weight, row = tau * (m0 - beyond0), beside + OF_MOBILITIES
-            left = tau * left0 + weight * (here0 + increment0)
-            right = tau * right0 + weight * (there0 + rise0)
-            strained = tau * strained0 + weight * drop
-            by_drop = slope * here0 - (one + slope) * there0
-            of_mobility = ahead * left - behind * right + z0 * by_drop * strained
-            store(back, row, load(back, row) - of_mobility)
-            speed = load(work, base + mobilities)
-            curved = z0 * curvature * (here0 - there0) * strained
-            turned = speed * (slope * left - (one + slope) * right + curved)
-            weight, strained = speed * weight, speed * strained
-            if whole:
-                of_valence0 = of_valence0 - jump * turned - by_drop * strained
-            by_jump = by_jump - z0 * turned
-            strained = z0 * strained
-            of0 = of0 - weight * ahead - slope * strained
-            q0 = q0 + weight * behind + (one + slope) * strained
+            weight = tau * (m0 - beyond0)
+            left, right = (
+                tau * left0 + weight * (here0 + increment0),
+                tau * right0 + weight * (there0 + rise0),
+            )
+            along, factors = (left, right, tau * strained0 + weight * drop), (ahead, behind, slope, curvature)
+            row, mobility = beside + OF_MOBILITIES, base + mobilities
+            by_here, by_there, turned, of_valence = _through_linear_flux(
+                work, back, mobility, row, z0, weight, along, factors, here0, there0
+            )
+            of0, q0, by_jump = of0 + by_here, q0 + by_there, by_jump - z0 * turned
+            of_valence0 = of_valence0 - jump * turned - of_valence
             if mirrored:  # the curvature is even
                 ahead, behind, slope = behind, ahead, -one - slope
             else:
                 ahead, behind, slope = bernoulli(z1 * jump)
                 curvature = bernoulli_curvature(z1 * jump)
-            weight, row = tau * (m1 - beyond1), row + 1
-            left = tau * left1 + weight * (here1 + increment1)
-            right = tau * right1 + weight * (there1 + rise1)
-            strained = tau * strained1 + weight * drop
-            by_drop = slope * here1 - (one + slope) * there1
-            of_mobility = ahead * left - behind * right + z1 * by_drop * strained
-            store(back, row, load(back, row) - of_mobility)
-            speed = load(work, base + mobilities + 1)
-            curved = z1 * curvature * (here1 - there1) * strained
-            turned = speed * (slope * left - (one + slope) * right + curved)
-            weight, strained = speed * weight, speed * strained
-            if whole:
-                of_valence1 = of_valence1 - jump * turned - by_drop * strained
-            by_jump = by_jump - z1 * turned
-            strained = z1 * strained
-            of1 = of1 - weight * ahead - slope * strained
-            q1 = q1 + weight * behind + (one + slope) * strained
+            weight = tau * (m1 - beyond1)
+            left, right = (
+                tau * left1 + weight * (here1 + increment1),
+                tau * right1 + weight * (there1 + rise1),
+            )
+            along, factors = (left, right, tau * strained1 + weight * drop), (ahead, behind, slope, curvature)
+            by_here, by_there, turned, of_valence = _through_linear_flux(
+                work, back, mobility + 1, row + 1, z1, weight, along, factors, here1, there1
+            )
+            of1, q1, by_jump = of1 + by_here, q1 + by_there, by_jump - z1 * turned
+            of_valence1 = of_valence1 - jump * turned - of_valence
             row = beside + rows + end
             store(back, row, q0)
             store(back, row + 1, q1)
@@ -537,6 +571,4 @@ def through_start_salt(work: Any, back: Any, nodes: int, held: Any, baths: Any, 
     store(back, end + 1, q1)
     store(back, end + 2, q2)
     if whole:
-        row = of_cell + OF_VALENCES
-        store(back, row, load(back, row) + of_valence0)
-        store(back, row + 1, load(back, row + 1) + of_valence1)
+        _add_of_valences(back, nodes, of_valence0, of_valence1)
