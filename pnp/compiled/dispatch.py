@@ -145,7 +145,10 @@ def marched(
             together = cells[first : first + count]
             room = new_rows(EXPECTED_STEPS, tape_width(nodes, species), lanes=count, lend=TAPES.lend)
             tape = march(*own, room, True, together, *arguments)["lanes"]
-            longest = 1 + int(arguments[-1][2][together, 2].max())
+            counted = arguments[-1][
+                2
+            ]  # the report as numpy has it, which looks up a few numbers sooner than torch
+            longest = 1 + int(counted[together, 2].max())
             tapes.append((together, torch.from_numpy(tape[:longest, :, : len(together)])))
 
     arguments = numbers, speeds, general, structure, begin, np.array(limits), control.max_steps, results
