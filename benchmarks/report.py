@@ -55,8 +55,8 @@ What ours depend on: glibc returns the memory of a batch to the system after eve
 page again, at up to half the price of the solve. The first compiled solve therefore has it keep half a gigabyte
 (`pnp/compiled/memory.py`), unless the environment has a setting of its own (`MALLOC_...`); the numbers here have no
 other help. Blocks of more than 32 MB, which batches of more than 20,000 cells need, it never keeps: hence the drop at
-the end of the curve. With `THP_MEM_ALLOC_ENABLE=1` in the environment torch takes large pages for those, which made
-30,000 cells 1.4 times as fast; or solve in chunks, as `pnp.sweep` does.
+the end of the curve. With `THP_MEM_ALLOC_ENABLE=1` in the environment torch takes large pages for those, which is
+faster; or solve in chunks, as `pnp.sweep` does.
 
 What compiled kernels do not do yet, and the torch solver does slowly: waveforms, driven currents, reactions, ions of
 finite size, and steady states with a flux. One transient alone leaves seven of eight vector lanes idle. A gradient of a
