@@ -145,9 +145,7 @@ def marched(
             together = cells[first : first + count]
             room = new_rows(EXPECTED_STEPS, tape_width(nodes, species), lanes=count, lend=TAPES.lend)
             tape = march(*own, room, True, together, *arguments)["lanes"]
-            counted = arguments[-1][
-                2
-            ]  # the report as numpy has it, which looks up a few numbers sooner than torch
+            counted = arguments[-1][2]  # the report in numpy, which looks up a few numbers sooner than torch
             longest = 1 + int(counted[together, 2].max())
             tapes.append((together, torch.from_numpy(tape[:longest, :, : len(together)])))
 
