@@ -277,7 +277,7 @@ def multiply_salt(work: Any, back: Any, nodes: int, stage: int, baths: Any) -> N
 def _substituted(
     work: Any, back: Any, base: int, own: int, inner: bool, beyond0: Any, beyond1: Any, strain: Any
 ) -> Any:
-    """Multipliers of a node by transposed substitution, from those to its right if it is an inner one."""
+    """Multipliers of a node by transposed substitution, from those of the node to its right unless it is the last."""
     v0, v1, v2 = load(back, own), load(back, own + 1), load(back, own + 2)
     if inner:
         row = base + rows_of_node(2) + CONCENTRATIONS + 8
@@ -322,6 +322,7 @@ def _of_numbers(
 
 @inlined
 def _add_of_valences(back: Any, nodes: int, of_valence0: Any, of_valence1: Any) -> None:
+    """What the valences of a cell gain."""
     row = nodes * back_rows_of_node(2) + OF_VALENCES
     store(back, row, load(back, row) + of_valence0)
     store(back, row + 1, load(back, row + 1) + of_valence1)
